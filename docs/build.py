@@ -1,0 +1,82 @@
+"""Build the site from _quarto.yml without Quarto: `python docs/build.py [--out _site]`.
+
+Notebooks pass nbdev's documentation filters into `_proc/`, smalldocs renders them there, and three repairs follow:
+backtick links point at the numbered pages, KaTeX comes from `docs/katex` instead of a CDN, and the page is the same
+offline. Saved outputs are shown; only import cells and exported cells are executed, for their signatures."""
+import argparse, contextlib, os, shutil, sys
+from pathlib import Path
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'docs')]
+from links import repair
+
+def chosen(cfg: dict) -> list:
+    "The sources `project.render` asks for, in order."
+    return list(dict.fromkeys(p for pattern in cfg['project']['render'] for p in sorted(ROOT.glob(pattern))))
+
+def present(contents: list, sources: set) -> list:
+    "The sidebar without the pages that do not exist (yet)."
+    kept = []
+    for item in contents:
+        if 'contents' in item:
+            item = {**item, 'contents': present(item['contents'], sources)}
+            if item['contents']: kept.append(item)
+        elif item['href'] in sources: kept.append(item)
+    return kept
+
+def stage_config(cfg: dict, sources: set, out: Path) -> dict:
+    "_quarto.yml less the keys only Quarto reads."
+    cfg.pop('ipynb-filters', None); cfg.pop('execute', None); cfg['project'].pop('post-render', None); cfg['project']['output-dir'] = str(out)
+    cfg['website'].pop('reader-mode', None); cfg['format']['html'].pop('html-math-method', None)
+    cfg['website']['sidebar']['contents'] = present(cfg['website']['sidebar']['contents'], sources)
+    return cfg
+
+def stage_notebook(src: Path, dst: Path):
+    "A notebook through nbdev's filters, run where it lies so that it finds its neighbours."
+    from execnb.nbio import read_nb, write_nb
+    from nbdev.processors import FilterDefaults
+    nb = read_nb(src)
+    with contextlib.chdir(src.parent), open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+        try: FilterDefaults()(nb)
+        except Exception as e: raise RuntimeError(f'{src.name}: nbdev cannot document it; {str(e)[:300]}') from e.__cause__
+    write_nb(nb, dst)
+
+def stage(proc: Path, out: Path):
+    "Everything smalldocs reads, laid out as in the repository."
+    cfg = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8')); sources = chosen(cfg)
+    shutil.rmtree(proc, ignore_errors=True); (proc / 'nbs').mkdir(parents=True)
+    names = {p.relative_to(ROOT).as_posix() for p in sources}
+    (proc / '_quarto.yml').write_text(yaml.safe_dump(stage_config(cfg, names, out), sort_keys=False, allow_unicode=True), encoding='utf-8')
+    extra = [ROOT / 'README.md', *(ROOT / p for p in cfg['project'].get('resources', []))]
+    for src in [*sources, *extra, *(ROOT / 'docs/images').glob('*')]:
+        dst = proc / src.relative_to(ROOT); dst.parent.mkdir(parents=True, exist_ok=True)
+        if src.suffix == '.ipynb': stage_notebook(src, dst)
+        else: shutil.copy2(src, dst)
+
+def vendor_katex(site: Path) -> int:
+    "Replace the CDN by a copy beside the pages; the number of pages changed."
+    from smalldocs.layout import KATEX
+    shutil.copytree(ROOT / 'docs/katex', site / 'site_libs/katex', dirs_exist_ok=True); changed = 0
+    for page in site.rglob('*.html'):
+        old = page.read_text(encoding='utf-8'); up = '../' * len(page.parent.relative_to(site).parts)
+        new = old.replace(KATEX, f'{up}site_libs/katex')
+        if new != old: page.write_text(new, encoding='utf-8'); changed += 1
+    return changed
+
+def build(out: Path = ROOT / '_site') -> list:
+    "The whole site into `out`; what smalldocs warned about."
+    from smalldocs.site import build as render
+    os.environ['IN_TEST'] = '1'; proc = ROOT / '_proc'; out = Path(out).resolve()
+    stage(proc, out); shutil.rmtree(out, ignore_errors=True)
+    warnings = render(proc, quiet=True).warnings
+    repair(out); vendor_katex(out)
+    return warnings
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description='Build the site from _quarto.yml without Quarto.')
+    p.add_argument('--out', type=Path, default=ROOT / '_site', help='where to (default: _site)')
+    out = p.parse_args().out; warnings = build(out)
+    for w in warnings: print('warning:', w, file=sys.stderr)
+    print(f'{sum(1 for _ in out.rglob("*.html"))} pages in {out}')
+    sys.exit(bool(warnings))
