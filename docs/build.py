@@ -1,9 +1,9 @@
 """Build the site from _quarto.yml without Quarto: `python docs/build.py [--out _site]`.
 
-Notebooks pass nbdev's documentation filters into `_proc/`, smalldocs renders them there, and three repairs follow:
-backtick links point at the numbered pages, KaTeX comes from `docs/katex` instead of a CDN, and the page is the same
-offline. Saved outputs are shown; only import cells and exported cells are executed, for their signatures."""
-import argparse, contextlib, os, shutil, sys
+Notebooks pass nbdev's documentation filters into `_proc/`, smalldocs renders them there, and two repairs follow:
+backtick links point at the numbered pages, and KaTeX comes from `docs/katex` instead of a CDN, so that the site is
+whole offline. Nothing is executed: the pages show the outputs saved in the notebooks."""
+import argparse, contextlib, shutil, sys
 from pathlib import Path
 import yaml
 
@@ -33,13 +33,11 @@ def stage_config(cfg: dict, sources: set, out: Path) -> dict:
     return cfg
 
 def stage_notebook(src: Path, dst: Path):
-    "A notebook through nbdev's filters, run where it lies so that it finds its neighbours."
+    "A notebook through the filters that `ipynb-filters: [nbdev_filter]` means to Quarto."
     from execnb.nbio import read_nb, write_nb
     from nbdev.processors import FilterDefaults
     nb = read_nb(src)
-    with contextlib.chdir(src.parent), open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
-        try: FilterDefaults()(nb)
-        except Exception as e: raise RuntimeError(f'{src.name}: nbdev cannot document it; {str(e)[:300]}') from e.__cause__
+    with contextlib.chdir(ROOT): FilterDefaults()(nb)       # it reads settings.ini from where it stands
     write_nb(nb, dst)
 
 def stage(proc: Path, out: Path):
@@ -67,7 +65,7 @@ def vendor_katex(site: Path) -> int:
 def build(out: Path = ROOT / '_site') -> list:
     "The whole site into `out`; what smalldocs warned about."
     from smalldocs.site import build as render
-    os.environ['IN_TEST'] = '1'; proc = ROOT / '_proc'; out = Path(out).resolve()
+    proc, out = ROOT / '_proc', Path(out).resolve()
     stage(proc, out); shutil.rmtree(out, ignore_errors=True)
     warnings = render(proc, quiet=True).warnings
     repair(out); vendor_katex(out)
