@@ -1,9 +1,9 @@
 """Build the site from _quarto.yml without Quarto: `python docs/build.py [--out _site]`.
 
 Notebooks pass nbdev's documentation filters into `_proc/`, smalldocs renders them there, and two repairs follow:
-backtick links point at the numbered pages, and KaTeX comes from `docs/katex` instead of a CDN, so that the site is
-whole offline. Nothing is executed: the pages show the outputs saved in the notebooks."""
-import argparse, contextlib, shutil, sys
+backtick links point at the numbered pages, and mathematics and fonts come from the site itself, which is whole
+offline. Nothing is executed: the pages show the outputs saved in the notebooks."""
+import argparse, contextlib, re, shutil, sys
 from pathlib import Path
 import yaml
 
@@ -28,7 +28,8 @@ def present(contents: list, sources: set) -> list:
 def stage_config(cfg: dict, sources: set, out: Path) -> dict:
     "_quarto.yml less the keys only Quarto reads."
     cfg.pop('ipynb-filters', None); cfg.pop('execute', None); cfg['project'].pop('post-render', None); cfg['project']['output-dir'] = str(out)
-    cfg['website'].pop('reader-mode', None); cfg['format']['html'].pop('html-math-method', None)
+    cfg['website'].pop('reader-mode', None)
+    for key in ('html-math-method', 'grid'): cfg['format']['html'].pop(key, None)
     cfg['website']['sidebar']['contents'] = present(cfg['website']['sidebar']['contents'], sources)
     return cfg
 
@@ -46,21 +47,25 @@ def stage(proc: Path, out: Path):
     shutil.rmtree(proc, ignore_errors=True); (proc / 'nbs').mkdir(parents=True)
     names = {p.relative_to(ROOT).as_posix() for p in sources}
     (proc / '_quarto.yml').write_text(yaml.safe_dump(stage_config(cfg, names, out), sort_keys=False, allow_unicode=True), encoding='utf-8')
-    extra = [ROOT / 'README.md', *(ROOT / p for p in cfg['project'].get('resources', []))]
+    extra = [ROOT / 'README.md', ROOT / 'docs/style.css', ROOT / 'docs/favicon.svg', *(ROOT / p for p in cfg['project'].get('resources', []))]
     for src in [*sources, *extra, *(ROOT / 'docs/images').glob('*')]:
         dst = proc / src.relative_to(ROOT); dst.parent.mkdir(parents=True, exist_ok=True)
         if src.suffix == '.ipynb': stage_notebook(src, dst)
         else: shutil.copy2(src, dst)
 
-def vendor_katex(site: Path) -> int:
-    "Replace the CDN by a copy beside the pages; the number of pages changed."
+def make_offline(site: Path):
+    "KaTeX from a copy beside the pages instead of a CDN, and no fonts from elsewhere."
     from smalldocs.layout import KATEX
-    shutil.copytree(ROOT / 'docs/katex', site / 'site_libs/katex', dirs_exist_ok=True); changed = 0
+    shutil.copytree(ROOT / 'docs/katex', site / 'site_libs/katex')
+    for sheet in site.rglob('*.css'): rewrite(sheet, lambda s: re.sub(r'@import url\(["\']?https?:[^)]*\);?', '', s))
     for page in site.rglob('*.html'):
-        old = page.read_text(encoding='utf-8'); up = '../' * len(page.parent.relative_to(site).parts)
-        new = old.replace(KATEX, f'{up}site_libs/katex')
-        if new != old: page.write_text(new, encoding='utf-8'); changed += 1
-    return changed
+        up = '../' * len(page.parent.relative_to(site).parts)
+        rewrite(page, lambda s: s.replace(KATEX, f'{up}site_libs/katex'))
+
+def rewrite(path: Path, change):
+    "Write `change(text)` back where it differs."
+    old = path.read_text(encoding='utf-8'); new = change(old)
+    if new != old: path.write_text(new, encoding='utf-8')
 
 def build(out: Path = ROOT / '_site') -> list:
     "The whole site into `out`; what smalldocs warned about."
@@ -68,7 +73,7 @@ def build(out: Path = ROOT / '_site') -> list:
     proc, out = ROOT / '_proc', Path(out).resolve()
     stage(proc, out); shutil.rmtree(out, ignore_errors=True)
     warnings = render(proc, quiet=True).warnings
-    repair(out); vendor_katex(out)
+    repair(out); make_offline(out)
     return warnings
 
 if __name__ == '__main__':
