@@ -78,7 +78,7 @@ def test_times_batches_dtypes(p):
 
 def test_table_stays_small():
     d = ring().denoiser(VP()); z = torch.zeros(1, 2)
-    for i in range(1200): d.eps(z, (i + 1) / 1200)
+    for i in range(600): d.eps(z, (i + 1) / 600)
     assert len(d._laws) <= 512 and len(d._factors) <= 512
     table = {}
     assert remembered(table, .5, lambda t: t + 1) == 1.5 == remembered(table, .5, lambda t: None)
@@ -118,15 +118,15 @@ def test_bad_calls():
 
 @pytest.mark.parametrize('p', [VP(), EDM(), PSLD()], ids=ids)
 def test_perturbed(p):
-    mix = ring(); d = mix.denoiser(p); x = mix.sample(1500)
-    w = torch.randn(1500, 2 * p.k, dtype=F64, generator=torch.Generator().manual_seed(4)); ms = []
-    for seed in range(12):
+    mix = ring(); d = mix.denoiser(p); x = mix.sample(600)
+    w = torch.randn(600, 2 * p.k, dtype=F64, generator=torch.Generator().manual_seed(4)); ms = []
+    for seed in range(8):
         q = PerturbedDenoiser(d, .1, seed)
         for u in (.01, .1, .5):
             z = p.perturb(x, u * p.T, w)
             ms.append(float((q.eps(z, u * p.T) - d.eps(z, u * p.T)).pow(2).mean()) / .01)
         assert q.nfe == 3
-    assert abs(sum(ms) / len(ms) - 1) < .15
+    assert abs(sum(ms) / len(ms) - 1) < .2
     z = p.perturb(x, .2 * p.T, w)
     assert torch.equal(PerturbedDenoiser(d, .1, 3).eps(z, .2 * p.T), PerturbedDenoiser(d, .1, 3).eps(z, .2 * p.T))
     assert PerturbedDenoiser(d, .1).eps(z.float(), .2 * p.T).dtype == torch.float32
