@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['Equation', 'compose', 'moment_rates', 'panels', 'disagreement', 'interval', 'moments', 'cholesky', 'lift',
-           'LinearSDE', 'ScalarSDE', 'BetaSDE', 'VP', 'SubVP', 'CosineVP', 'DriftFree', 'VE', 'EDM', 'discrete_times',
-           'discrete_betas', 'NoisePredictor']
+           'LinearSDE', 'Clock', 'ScalarSDE', 'BetaSDE', 'VP', 'SubVP', 'CosineVP', 'DriftFree', 'VE', 'EDM',
+           'discrete_times', 'discrete_betas', 'NoisePredictor']
 
 # %% ../nbs/01_forward.ipynb #a720fddc
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from .core import f64, mix, per_sample, require
 
-# %% ../nbs/01_forward.ipynb #c2fa023e
+# %% ../nbs/01_forward.ipynb #d9a50cbf
 class Equation:
     "dz = F(t) z dt + G(t) dw on k blocks, t in [0, T]; sampling stops at `eps`, for the score is infinite at 0."
     k, T, eps = 1, 1., 1e-3
@@ -31,9 +31,10 @@ class Equation:
                 zero: bool = True       # may t be 0?
                 ) -> Tensor:
         "`t` in float64, or a ValueError: it must lie in [0, T], or in (0, T] (one part in a million beyond T is rounding)."
-        t = f64(t); low = (t >= 0) if zero else (t > 0)
-        require(bool((low & (t <= self.T * (1 + 1e-6))).all()), 't', t.tolist(),
-                f'a time in {"[" if zero else "("}0, {self.T}]' + ('' if zero else ': at 0 the score is infinite'))
+        t = f64(t); ok = ((t >= 0) if zero else (t > 0)) & (t <= self.T * (1 + 1e-6))
+        if not ok.all():
+            allowed = f'a time in [0, {self.T}]' if zero else f'a time in (0, {self.T}]: at 0 the score is infinite'
+            require(False, 't', t[~ok].flatten()[0].item(), allowed)
         return t
 
 # %% ../nbs/01_forward.ipynb #84661be8
@@ -67,7 +68,7 @@ def panels(process: Equation,
         P, S = compose(P[..., b, :, :], S[..., b, :, :], P[..., a, :, :], S[..., a, :, :])
     return P[..., 0, :, :], S[..., 0, :, :]
 
-# %% ../nbs/01_forward.ipynb #e7b74a5e
+# %% ../nbs/01_forward.ipynb #131ab473
 def disagreement(new, old) -> float:
     "Largest relative difference of two (Psi, Sigma): Psi to its largest entry, Sigma_ij to sqrt(Sigma_ii Sigma_jj)."
     (P, S), (Q, R) = new, old
@@ -77,7 +78,8 @@ def disagreement(new, old) -> float:
 def interval(process: Equation, t, s):  # two times, floats or tensors that broadcast
     "(t, s) in float64 and of one shape, or a ValueError: 0 <= s <= t <= T (up to rounding)."
     t, s = torch.broadcast_tensors(process.checked(t), process.checked(s))
-    require(bool((t >= s * (1 - 1e-9)).all()), 't', t.tolist(), f'not before s = {s.tolist()}: noise is added forward in time')
+    late = t >= s * (1 - 1e-9)
+    if not late.all(): require(False, 't', t[~late][0].item(), f'not before s = {s[~late][0].item()}: noise is added forward in time')
     return torch.maximum(t, s), s
 
 # %% ../nbs/01_forward.ipynb #992703f1
@@ -97,15 +99,18 @@ def moments(process: Equation, t, s,   # times t >= s
         last, best = new, better
     raise ArithmeticError(f'{type(process).__name__}: {most} panels do not resolve the moments to {tol:g}')
 
-# %% ../nbs/01_forward.ipynb #120efbaa
+# %% ../nbs/01_forward.ipynb #a6dd418b
 def cholesky(C: Tensor  # covariances `(..., k, k)`
              ) -> Tensor:
-    "Lower Cholesky factor; by its formula for k = 1 and 2, by the library above."
+    "Lower Cholesky factor, by its formula for k = 1 and 2; a ValueError where there is none."
     k = C.shape[-1]
-    if k == 1: return C.sqrt()
-    if k > 2: return torch.linalg.cholesky(C)
-    a = C[..., 0, 0].sqrt(); b = C[..., 1, 0] / a; c = (C[..., 1, 1] - b ** 2).sqrt()
-    return torch.stack([torch.stack([a, torch.zeros_like(a)], -1), torch.stack([b, c], -1)], -2)
+    if k > 2: L, bad = torch.linalg.cholesky_ex(C); L = torch.where((bad > 0)[..., None, None], torch.nan, L)
+    elif k == 1: L = C.sqrt()
+    else:
+        a = C[..., 0, 0].sqrt(); b = C[..., 1, 0] / a; c = (C[..., 1, 1] - b ** 2).sqrt()
+        L = torch.stack([torch.stack([a, torch.zeros_like(a)], -1), torch.stack([b, c], -1)], -2)
+    if not torch.isfinite(L).all(): require(False, 'covariance', C.tolist(), 'positive definite')
+    return L
 
 def lift(mu: Tensor,  # mean factors `(k,)` or `(B, k)`
          x0: Tensor   # data `(B, C, ...)`
@@ -114,7 +119,7 @@ def lift(mu: Tensor,  # mean factors `(k,)` or `(B, k)`
     factors = [per_sample(mu[:, i], x0) if mu.dim() == 2 else float(mu[i]) for i in range(mu.shape[-1])]
     return torch.cat([x0 * f for f in factors], 1)
 
-# %% ../nbs/01_forward.ipynb #3f46c4e0
+# %% ../nbs/01_forward.ipynb #49fcd4f9
 class LinearSDE(Equation):
     "A process: the equation, its moments (numerical, unless a subclass knows them) and what follows from them."
     def transition(self, t, s):
@@ -126,18 +131,17 @@ class LinearSDE(Equation):
         return P[..., 0], P @ self.initial() @ P.mT + S
     def factor(self, t) -> Tensor:
         "Lower Cholesky factor L of the marginal covariance, `(..., k, k)`; an error at t = 0, where the score is infinite."
-        L = cholesky(self.marginal(self.checked(t, zero=False))[1])
-        require(bool((L.diagonal(dim1=-2, dim2=-1) > 0).all()), 'covariance', f'{type(self).__name__} at t = {f64(t).tolist()}', 'positive definite')
-        return L
+        return cholesky(self.marginal(self.checked(t, zero=False))[1])
     def perturb(self, x0: Tensor,     # data `(B, C, ...)`
                 t,                    # a float, or `(B,)`, in (0, T]
                 noise: Tensor         # standard normal `(B, k*C, ...)`
                 ) -> Tensor:          # of noise's shape
         "z_t = mean factor * x0 + L noise."
-        shape, t = (len(x0), self.k * x0.shape[1], *x0.shape[2:]), f64(t)
+        shape, t = (len(x0), self.k * x0.shape[1], *x0.shape[2:]), self.checked(t, zero=False)
         require(tuple(noise.shape) == shape, 'noise', tuple(noise.shape), f'shape {shape}: k = {self.k} blocks like x0')
         require(t.shape in ((), (len(x0),)), 't', tuple(t.shape), f'one time, or one for each of the {len(x0)} samples')
-        return lift(self.marginal(t)[0], x0) + mix(self.factor(t), noise)
+        mu, C = self.marginal(t)
+        return lift(mu, x0) + mix(cholesky(C), noise)
     def prior_scale(self) -> Tensor:
         "Standard deviation of each block at t = T, `(k,)`: what a sampler starts from."
         return self.marginal(self.T)[1].diagonal().sqrt()
@@ -147,8 +151,29 @@ class LinearSDE(Equation):
         require(tuple(noise.shape) == tuple(shape), 'noise', tuple(noise.shape), f'the shape asked for, {tuple(shape)}')
         return mix(torch.diag(self.prior_scale()), noise)
 
-# %% ../nbs/01_forward.ipynb #cbd4b8ee
-class ScalarSDE(LinearSDE):
+# %% ../nbs/01_forward.ipynb #f3921e86
+class Clock:
+    "The noise-to-signal ratio as a clock, for processes with k = 1."
+    def rho(self, t) -> Tensor:
+        "Noise-to-signal ratio sigma(t)/psi(t): the one coordinate all k = 1 processes share (EDM's sigma)."
+        mu, C = self.marginal(t)
+        return C[..., 0, 0].sqrt() / mu[..., 0]
+    def time(self, rho) -> Tensor:
+        "The time at which the noise-to-signal ratio is `rho`, in (0, rho(T)]."
+        rho, top = f64(rho), self.rho(self.T)
+        ok = (rho > 0) & (rho <= top * (1 + 1e-6))
+        if not ok.all(): require(False, 'rho', rho[~ok].flatten()[0].item(), f'in (0, rho(T) = {float(top):.6g}]')
+        return self.invert(rho).clamp(max=self.T)
+    def invert(self, rho: Tensor) -> Tensor:
+        "The inverse of `rho`: by 100 halvings of [0, T], unless a subclass knows better."
+        lo, hi = torch.zeros_like(rho), torch.full_like(rho, self.T)
+        for _ in range(100):
+            mid = (lo + hi) / 2; up = self.rho(mid) < rho
+            lo, hi = torch.where(up, mid, lo), torch.where(up, hi, mid)
+        return (lo + hi) / 2
+
+# %% ../nbs/01_forward.ipynb #575bcb2b
+class ScalarSDE(Clock, LinearSDE):
     "A process with k = 1, given by four scalar functions of float64 time."
     def drift(self, t: Tensor) -> Tensor:
         "f(t) in dx = f x dt + g dw."
@@ -172,22 +197,6 @@ class ScalarSDE(LinearSDE):
         "`psi` and `var` as `(..., 1, 1)`."
         t, s = interval(self, t, s)
         return self.psi(t, s)[..., None, None], self.var(t, s)[..., None, None]
-    def rho(self, t) -> Tensor:
-        "Noise-to-signal ratio sigma(t)/psi(t): the one coordinate all k = 1 processes share (EDM's sigma)."
-        mu, C = self.marginal(t)
-        return C[..., 0, 0].sqrt() / mu[..., 0]
-    def time(self, rho) -> Tensor:
-        "The time at which the noise-to-signal ratio is `rho`, in (0, rho(T)]."
-        rho, top = f64(rho), self.rho(self.T)
-        require(bool(((rho > 0) & (rho <= top * (1 + 1e-6))).all()), 'rho', rho.tolist(), f'in (0, rho(T) = {float(top):.6g}]')
-        return self.invert(rho).clamp(max=self.T)
-    def invert(self, rho: Tensor) -> Tensor:
-        "The inverse of `rho`: by 100 halvings of [0, T], unless a subclass knows better."
-        lo, hi = torch.zeros_like(rho), torch.full_like(rho, self.T)
-        for _ in range(100):
-            mid = (lo + hi) / 2; up = self.rho(mid) < rho
-            lo, hi = torch.where(up, mid, lo), torch.where(up, hi, mid)
-        return (lo + hi) / 2
 
 # %% ../nbs/01_forward.ipynb #8a42e11b
 class BetaSDE(ScalarSDE):
