@@ -62,7 +62,7 @@ def test_cells(path):
         assert 'nbdev_export()' not in s, 'JupyterLab would run it'
         if not exported(c): continue
         assert not re.search(r'(?m)^\s*[%!]', s), f'exported magic: {s[:60]}'
-        body = [n for n in ast.parse(s).body]
+        body = ast.parse(s).body
         imports = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
         assert not imports or len(imports) == len(body), f'an import cell only imports: {s[:80]}'
 
@@ -88,7 +88,7 @@ def test_docstrings(module):
     assert not bare, bare
 
 def mentioned(tree):
-    "Every name and attribute in a piece of code, and names in strings that are code words."
+    "Every name and attribute in a piece of code."
     return {n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(tree) if isinstance(n, (ast.Name, ast.Attribute))}
 
 def parsed(source):
@@ -106,6 +106,9 @@ def test_everything_exported_is_asserted(path):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 uses.setdefault(node.name, set()).update(mentioned(node))
                 if exported(c) and not node.name.startswith('_'): public.add(node.name)
+            elif isinstance(node, ast.Assign):                                 # a table of classes leads to the classes
+                for name in node.targets:
+                    if isinstance(name, ast.Name): uses.setdefault(name.id, set()).update(mentioned(node.value))
         if not exported(c) and re.search(r'\bassert\b|\b(fails|check\w*|close)\(', c['source']): covered |= mentioned(parsed(c['source']))
     for test in (ROOT / 'tests').glob('*.py'): covered |= mentioned(ast.parse(test.read_text(encoding='utf-8'))) & {'main', 'measure_main'}
     if 'main' in public: covered.add('main')                               # called with --help by test_package.py

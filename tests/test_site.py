@@ -87,7 +87,7 @@ def test_nothing_comes_from_elsewhere(site):
 def test_exported_code_is_shown(site):
     out, _ = site
     text = re.sub(r'<[^>]+>', '', (out / 'nbs/01_forward.html').read_text(encoding='utf-8'))
-    assert 'class LinearSDE:' in text and 'default_exp' not in text
+    assert 'class LinearSDE' in text and 'default_exp' not in text
 
 # ---- a real browser
 
