@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Classifier', 'augment', 'bar', 'train_classifier', 'accuracy', 'save_classifier', 'load_classifier', 'features',
            'check_features', 'moments', 'make_features', 'reference', 'frechet', 'floor', 'frechet_limit', 'radii',
-           'covered', 'precision_recall']
+           'covered', 'precision_recall', 'check_pair', 'wasserstein', 'sliced_wasserstein']
 
 # %% ../nbs/06_metrics.ipynb #f6612be8
 import json, platform
@@ -223,3 +223,35 @@ def precision_recall(feats: Tensor,            # of drawn pictures, `(n, d)`
     f, r = check_features(feats), check_features(reference_feats, 'reference_feats')
     require(f.shape[1] == r.shape[1], 'feats', tuple(f.shape), f'as many columns as reference_feats {tuple(r.shape)}')
     return covered(f, r, radii(r, k)).double().mean().item(), covered(r, f, radii(f, k)).double().mean().item()
+
+# %% ../nbs/06_metrics.ipynb #3966625e
+def check_pair(x: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    "Two clouds of one shape `(n, d)` in float64, and p >= 1, or ValueError."
+    x, y = check_features(x, 'x'), check_features(y, 'y')
+    require(x.shape == y.shape, 'y.shape', tuple(y.shape), f'the shape of x, {tuple(x.shape)}')
+    require(p >= 1, 'p', p, 'a number >= 1')
+    return x, y
+
+def wasserstein(x: Tensor,    # `(n, d)`, n up to a few thousand
+                y: Tensor,    # `(n, d)`
+                p: float = 2  # 1 or 2, mostly
+                ) -> float:
+    "Exact Wasserstein-p distance of two clouds of equal size, equation (4); not squared."
+    from scipy.optimize import linear_sum_assignment
+    x, y = check_pair(x, y, p)
+    cost = torch.cdist(x, y, compute_mode='donot_use_mm_for_euclid_dist').pow(p).numpy()
+    return float(cost[linear_sum_assignment(cost)].mean() ** (1 / p))
+
+def sliced_wasserstein(x: Tensor,      # `(n, d)`
+                       y: Tensor,      # `(n, d)`
+                       p: float = 2,
+                       projections: int = 256,  # random directions
+                       seed: int = 0            # of the directions
+                       ) -> float:
+    "Sliced Wasserstein-p distance of two clouds of equal size, equation (5); not squared."
+    x, y = check_pair(x, y, p)
+    require(projections >= 1, 'projections', projections, 'at least 1')
+    u = torch.from_numpy(np.random.default_rng(seed).standard_normal((projections, x.shape[1])))
+    gap = lambda u: (x @ u.T).sort(0).values - (y @ u.T).sort(0).values
+    costs = [gap(b).abs().pow(p).mean(0) for b in (u / u.norm(dim=1, keepdim=True)).split(64)]
+    return float(torch.cat(costs).mean() ** (1 / p))
