@@ -76,14 +76,12 @@ def inverse(V: Tensor  # symmetric matrices `(..., k, k, n, d)`
     V = V.movedim((-4, -3), (-2, -1)); sign, logabs = torch.linalg.slogdet(V)
     return torch.linalg.inv(V).movedim((-2, -1), (-4, -3)), torch.where(sign > 0, logabs, -math.inf)
 
-# %% ../nbs/02_mixtures.ipynb #d791764d
+# %% ../nbs/02_mixtures.ipynb #3bd29de9
 def component_laws(mixture: GaussianMixture, process: LinearSDE, t):
     "Centre `(..., k, n, d)`, precision `(..., k, k, n, d)` and log weight - log normaliser `(..., n)` of each component at t, in its eigenbasis."
-    t = f64(t)
-    require(bool((t >= 0).all()) and bool((t <= process.T * (1 + 1e-12)).all()), 't', t.tolist(), f'times in [0, {process.T}]')
-    mu, C = process.marginal(t)                                              # (..., k), (..., k, k)
+    t = process.checked(t); mu, C = process.marginal(t)                      # (..., k), (..., k, k)
     mu = mu[..., None, None]                                                 # (..., k, 1, 1)
-    V = mixture.lam * mu.unsqueeze(-4) * mu.unsqueeze(-3) + C[..., None, None]                 # Eq. 3
+    V = mixture.lam * mu.unsqueeze(-4) * mu.unsqueeze(-3) + C[..., None, None]   # Eq. 3
     precision, logdet = inverse(V)
     lognorm = mixture.weights.log() - logdet.sum(-1) / 2 - process.k * mixture.d / 2 * math.log(2 * math.pi)
     require(bool(torch.isfinite(lognorm).all()), 't', t.tolist(), 'a time at which the state has a density: a block without noise has none')
