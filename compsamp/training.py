@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'PROCESSES', 'SETTINGS', 'Dice', 'draw_times', 'noisy', 'Epsilon', 'Velocity', 'rate', 'ema_decay',
-           'Feed', 'check_data', 'fingerprint', 'fast_bf16', 'Trainer', 'run_card', 'run_state', 'save_run',
-           'check_resume', 'resume_run', 'preview', 'Board', 'loss_figure', 'interruptible', 'fit', 'parse_process',
-           'load_data', 'parser', 'settle_settings', 'make_trainer', 'main']
+           'Feed', 'check_data', 'check_recipe', 'fingerprint', 'fast_bf16', 'in_bf16', 'Trainer', 'run_card',
+           'run_state', 'save_run', 'check_resume', 'resume_run', 'preview', 'loss_figure', 'Board', 'interruptible',
+           'fit', 'parse_process', 'load_data', 'about', 'parser', 'settle_settings', 'make_trainer', 'main']
 
 # %% ../nbs/05_training.ipynb #b48fed88
 import argparse, contextlib, copy, math, re, signal, sys, threading, time, zipfile, zlib
@@ -17,7 +17,7 @@ from .core import atomic, mix, pick_device, require, save_png, write_json, per_s
 from . import data, forward, networks
 from .forward import LinearSDE, cholesky, lift
 
-# %% ../nbs/05_training.ipynb #15ea9e88
+# %% ../nbs/05_training.ipynb #36534d4d
 class Dice:
     "All the randomness of training step `step` of run `seed`: nothing carries over, so resuming needs no random state."
     def __init__(self, seed: int,   # the run, at least 0
@@ -30,7 +30,7 @@ class Dice:
         "Standard normal float32 numbers of `shape`, on the training device."
         return torch.randn(shape, generator=self.local, device=self.device)
     def uniform(self, n: int) -> Tensor:
-        "n float64 numbers in [0, 1) on the CPU, one in each nth of the interval."
+        "n float64 numbers in [0, 1) on the CPU, one in each nth of the interval (stratified)."
         return (torch.rand(1, generator=self.cpu, dtype=torch.float64) + torch.arange(n) / n) % 1
     def chance(self, n: int, p: float) -> Tensor:
         "n independent coins with probability p, on the CPU."
@@ -52,7 +52,7 @@ def noisy(process: LinearSDE, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     mu, C = process.marginal(t)
     return lift(move(mu), x0) + mix(move(cholesky(C)), noise)
 
-# %% ../nbs/05_training.ipynb #7432997f
+# %% ../nbs/05_training.ipynb #fc87c1a1
 @dataclass(frozen=True)
 class Epsilon:
     "The plain objective: mean of |eps(z_t, t) - noise|^2 over pictures, times and noise (Ho et al. 2020, Eq. 14)."
@@ -62,6 +62,7 @@ class Epsilon:
                  x0: Tensor,           # pictures `(B, C, H, W)` in [-1, 1]
                  labels,               # `(B,)` or None
                  dice: Dice) -> Tensor:
+        "The loss, a scalar."
         t = draw_times(process, dice.uniform(len(x0)))
         noise = dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
         e = net(noisy(process, x0, t, noise), networks.network_time(net, t, x0), labels)
@@ -70,19 +71,19 @@ class Epsilon:
         "What multiplies the error of eps at each time: 1."
         return 1.
 
-# %% ../nbs/05_training.ipynb #a69a5a5c
+# %% ../nbs/05_training.ipynb #e4bd7b5f
 @dataclass(frozen=True)
 class Velocity(Epsilon):
     "The error of v = psi eps - sigma x0, whatever the network predicts: eps weighted by (psi^2 + sigma^2)/psi; k = 1 (Salimans and Ho 2022, section 4)."
     def weight(self, process, t, x0):
-        "(psi^2 + sigma^2)/psi per picture."
+        "(psi^2 + sigma^2)/psi, one number per picture."
         require(process.k == 1, 'process', process, 'k = 1: v is defined in data space')
         mu, C = process.marginal(t); mu, C = mu[:, 0], C[:, 0, 0]
         return per_sample((mu * mu + C) / mu, x0)
 
 OBJECTIVES = dict(epsilon=Epsilon, velocity=Velocity)
 
-# %% ../nbs/05_training.ipynb #16d41b9c
+# %% ../nbs/05_training.ipynb #0983c9b1
 def rate(i: int,          # step, from 0
          steps: int, lr: float, warmup: int) -> float:
     "Learning rate of step i: linear warm-up, then half a cosine that ends at 0."
@@ -90,10 +91,10 @@ def rate(i: int,          # step, from 0
 
 def ema_decay(i: int,     # step, from 0
               ema: float) -> float:
-    "Weight of the past in the running mean: small at first, so that the random start is forgotten."
+    "Weight of the past in the running mean: small at first, so that the random start is forgotten (eq. 3)."
     return min(ema, (1 + i) / (10 + i))
 
-# %% ../nbs/05_training.ipynb #7ff4ee55
+# %% ../nbs/05_training.ipynb #5eb78270
 class Feed:
     "Pictures and labels on the training device; batch i depends only on (seed, i), not on the batches before."
     def __init__(self, images: Tensor, labels: Tensor | None, batch: int, seed: int, device):
@@ -108,36 +109,53 @@ class Feed:
             self.epoch, self.order = epoch, order.to(self.images.device)
         return self.order
     def __call__(self, i: int):
-        "Batch i: float pictures in [-1, 1] and labels (None if there are none)."
+        "Batch i: float pictures in [-1, 1], `(batch, C, H, W)`, and labels (None if there are none)."
         epoch, j = divmod(i, len(self.images) // self.batch)
         at = self.shuffle(epoch)[j * self.batch:(j + 1) * self.batch]; x = self.images[at]
         if x.dtype == torch.uint8: x = x.float() / 127.5 - 1
         return x, None if self.labels is None else self.labels[at]
 
-# %% ../nbs/05_training.ipynb #50f528ed
+# %% ../nbs/05_training.ipynb #9c1d9847
 def check_data(images: Tensor, labels: Tensor | None, network: nn.Module, process: LinearSDE, batch: int):
     "An error unless the pictures are sound and fit network and process."
-    require(isinstance(images, Tensor) and images.dim() == 4, 'images', getattr(images, 'shape', type(images)), 'a tensor of shape (N, C, H, W)')
+    require(isinstance(images, Tensor) and images.dim() == 4, 'images', tuple(getattr(images, 'shape', ())), 'a tensor of shape (N, C, H, W)')
     if images.dtype != torch.uint8: data.check_pictures(images)
-    require(1 <= batch <= len(images), 'batch', batch, f'from 1 to the number of pictures, {len(images)}')
-    want = getattr(network, 'channels', process.k * images.shape[1])
+    require(isinstance(batch, int) and 1 <= batch <= len(images), 'batch', batch, f'from 1 to the number of pictures, {len(images)}')
+    want = getattr(network, 'channels', None) or process.k * images.shape[1]
     require(want == process.k * images.shape[1], 'network.channels', want, f'k*C = {process.k * images.shape[1]} for these pictures and {type(process).__name__}')
     n = getattr(network, 'classes', 0)
     if labels is None or not n: return
     require(len(labels) == len(images), 'labels', len(labels), f'one per picture, {len(images)}')
-    require(not labels.is_floating_point() and 0 <= int(labels.min()) and int(labels.max()) < n, 'labels', (labels.min().item(), labels.max().item()), f'whole numbers from 0 to {n - 1}')
+    sound = not labels.is_floating_point() and 0 <= int(labels.min()) and int(labels.max()) < n
+    require(sound, 'labels', (labels.min().item(), labels.max().item()), f'whole numbers from 0 to {n - 1}')
+
+def check_recipe(lr, clip, weight_decay, ema, drop_label, **whole):
+    "An error unless the settings of a training make sense; the others are whole numbers."
+    for n, v in whole.items():
+        least = int(n == 'steps'); require(isinstance(v, int) and v >= least, n, v, f'a whole number, at least {least}')
+    require(math.isfinite(lr) and lr > 0, 'lr', lr, 'above 0'); require(clip > 0, 'clip', clip, 'above 0')
+    require(weight_decay >= 0, 'weight_decay', weight_decay, 'at least 0')
+    require(0 <= ema < 1, 'ema', ema, 'in [0, 1)'); require(0 <= drop_label <= 1, 'drop_label', drop_label, 'in [0, 1]')
 
 def fingerprint(images: Tensor) -> str:
     "Eight hex digits that name the pictures, so that a run is not resumed with others."
     return f'{zlib.crc32(images.contiguous().cpu().numpy().data):08x}'
 
+# %% ../nbs/05_training.ipynb #d0919569
 def fast_bf16(device: torch.device) -> bool:
     "Whether bfloat16 is done in hardware there, and not imitated slowly."
     if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    ask = lambda name: getattr(torch.cpu, name, lambda: False)()
+    ask = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
     return device.type == 'cpu' and (ask('_is_avx512_bf16_supported') or ask('_is_amx_tile_supported'))
 
-# %% ../nbs/05_training.ipynb #64506621
+def in_bf16(net, device: torch.device, on: bool):
+    "The network as a function, in bfloat16 if `on`; the objective around it stays in float32."
+    def call(z, t, labels=None):
+        with torch.autocast(device.type, torch.bfloat16, enabled=on): return net(z, t, labels)
+    call.on_host = getattr(net, 'on_host', False)
+    return call
+
+# %% ../nbs/05_training.ipynb #46afb846
 class Trainer:
     "AdamW with warm-up and cosine decay, EMA, clipping, bf16; step n depends only on the state after step n-1 and on (seed, n)."
     def __init__(self, network: nn.Module, process: LinearSDE,
@@ -151,26 +169,17 @@ class Trainer:
                  amp: bool | None = None,         # bfloat16 in the network; None: where the hardware has it
                  seed: int = 0, objective=None,   # None: `Epsilon()`
                  device: str | None = 'cpu', compile: bool = False):
-        for n, v, lo in (('steps', steps, 1), ('warmup', warmup, 0), ('seed', seed, 0)): require(isinstance(v, int) and v >= lo, n, v, f'a whole number, at least {lo}')
-        require(lr > 0, 'lr', lr, 'above 0'); require(clip > 0, 'clip', clip, 'above 0'); require(weight_decay >= 0, 'weight_decay', weight_decay, 'at least 0')
-        require(0 <= ema < 1, 'ema', ema, 'in [0, 1)'); require(0 <= drop_label <= 1, 'drop_label', drop_label, 'in [0, 1]')
-        check_data(images, labels, network, process, batch); self.device = pick_device(device)
-        self.process, self.objective, self.shape = process, objective or Epsilon(), tuple(images.shape[1:])
-        self.hyper = dict(steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, clip=clip,
-                          drop_label=drop_label, amp=fast_bf16(self.device) if amp is None else bool(amp), seed=seed)
-        self.feed, self.pictures = Feed(images if images.dtype == torch.uint8 else images.float(), labels, batch, seed, self.device), fingerprint(images)
+        check_recipe(lr, clip, weight_decay, ema, drop_label, steps=steps, warmup=warmup, seed=seed)
+        check_data(images, labels, network, process, batch); self.device = pick_device(device); amp = fast_bf16(self.device) if amp is None else bool(amp)
+        self.process, self.objective, self.shape, self.pictures = process, objective or Epsilon(), tuple(images.shape[1:]), fingerprint(images)
+        self.hyper = dict(steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, clip=clip, drop_label=drop_label, amp=amp, seed=seed)
+        self.feed = Feed(images if images.dtype == torch.uint8 else images.float(), labels, batch, seed, self.device)
         self.net = network.to(self.device).train(); self.ema_net = copy.deepcopy(network).eval().requires_grad_(False)
-        self.run, self.mean = self.caller(torch.compile(self.net) if compile else self.net), self.caller(self.ema_net)
-        self.params, self.means = list(self.net.parameters()), list(self.ema_net.parameters())
+        self.run, self.mean = in_bf16(torch.compile(self.net) if compile else self.net, self.device, amp), in_bf16(self.ema_net, self.device, amp)
+        self.params, self.means, self.buffers = list(self.net.parameters()), list(self.ema_net.parameters()), list(zip(self.ema_net.buffers(), self.net.buffers()))
         self.drops = any(getattr(m, 'p', 0) for m in network.modules() if 'Dropout' in type(m).__name__)
         self.opt = torch.optim.AdamW(self.params, lr=lr, weight_decay=weight_decay, fused=self.device.type == 'cuda')
         self.done, self.losses, self.pending = 0, [], []
-    def caller(self, net):
-        "The network in bfloat16, or as it is; the objective around it stays in float32."
-        def call(z, t, labels=None):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.hyper['amp']): return net(z, t, labels)
-        call.on_host = getattr(net, 'on_host', False)
-        return call
     def pick(self, i: int, dice: Dice):
         "Pictures and labels of step i, labels hidden by chance (by the label `classes`, which means none)."
         x, y = self.feed(i); n = getattr(self.net, 'classes', 0)
@@ -178,23 +187,23 @@ class Trainer:
         return x, torch.where(dice.chance(len(x), self.hyper['drop_label']).to(self.device, non_blocking=True), n, y)
     def step(self) -> Tensor:
         "One update; returns the loss without waiting for it."
-        h, i = self.hyper, self.done; dice = Dice(h['seed'], i, self.device)
-        x, y = self.pick(i, dice)
+        h, i = self.hyper, self.done; dice = Dice(h['seed'], i, self.device); x, y = self.pick(i, dice)
         if self.drops: torch.manual_seed(dice.seed)
         for g in self.opt.param_groups: g['lr'] = rate(i, h['steps'], h['lr'], h['warmup'])
         loss = self.objective(self.run, self.mean, self.process, x, y, dice)
         self.opt.zero_grad(set_to_none=True); loss.backward()
-        nn.utils.clip_grad_norm_(self.params, h['clip'], foreach=True)
-        self.opt.step()
-        with torch.no_grad(): torch._foreach_lerp_(self.means, self.params, 1 - ema_decay(i, h['ema']))
+        nn.utils.clip_grad_norm_(self.params, h['clip'], foreach=True); self.opt.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.means, self.params, 1 - ema_decay(i, h['ema']))
+            for a, b in self.buffers: a.copy_(b)
         self.done += 1; self.pending.append(loss.detach())
         return self.pending[-1]
     def settle(self):
         "Fetch the losses since the last call; an error at the first one that is not finite."
         if not self.pending: return
         new, first = torch.stack(self.pending).float().cpu(), self.done - len(self.pending) + 1; self.pending = []
-        bad = (~torch.isfinite(new)).nonzero()
-        if len(bad): raise FloatingPointError(f'loss = {new[bad[0, 0]].item()} at step {first + int(bad[0, 0])}: training stopped, the last checkpoint is kept; lower lr or raise warmup')
+        bad = (~torch.isfinite(new)).nonzero().flatten().tolist()
+        if bad: raise FloatingPointError(f'loss = {new[bad[0]].item()} at step {first + bad[0]}: training stopped, the last checkpoint is kept; lower lr or raise warmup')
         self.losses += new.tolist()
     def stream(self, every: int = 50):
         "Train to the end, yielding (step, mean loss since the last) every so many steps: the caller owns plots and stopping."
@@ -216,7 +225,7 @@ class Trainer:
         "Take up a run where `save` left it; the settings must be the same."
         return resume_run(self, Path(folder))
 
-# %% ../nbs/05_training.ipynb #94725170
+# %% ../nbs/05_training.ipynb #241b2ad8
 def run_card(trainer: Trainer, **more) -> dict:
     "The card of a run: enough to build the network and the process again, and to check a resume."
     net = trainer.net; inner = getattr(net, 'net', net)
@@ -230,13 +239,13 @@ def run_card(trainer: Trainer, **more) -> dict:
 
 def run_state(trainer: Trainer) -> dict:
     "The tensors a resume needs beside the EMA weights: raw weights, and Adam's two moments and step count of each."
-    state = {}
+    state = {'buffer/' + n: b for n, b in trainer.net.named_buffers()}
     for n, p in trainer.net.named_parameters():
         state['raw/' + n] = p
         state |= {f'{key}/{n}': v for key, v in trainer.opt.state.get(p, {}).items()}
     return state
 
-# %% ../nbs/05_training.ipynb #8dc6beb9
+# %% ../nbs/05_training.ipynb #71f7826e
 def save_run(trainer: Trainer, folder: Path, **more):
     "Write EMA weights and resume state under new names, then the card that names them: the card is the commit."
     from safetensors.torch import save_file
@@ -248,10 +257,11 @@ def save_run(trainer: Trainer, folder: Path, **more):
         if bad: raise FloatingPointError(f'weights = {bad[0]} is not finite at step {trainer.done}: nothing saved, the last checkpoint is kept')
         with atomic(folder / files[name]) as p: save_file(tensors, p)
     write_json(folder / 'card.json', trainer.card(**files, losses=trainer.losses[-2000:], **more))
+    left = re.compile(r'(weights|resume)-\d{7,}\.safetensors|\.(weights-|resume-|card\.json).*\.tmp')
     for old in folder.iterdir():
-        if re.fullmatch(r'(weights|resume)-\d{7,}\.safetensors|\.(weights-|resume-|card\.json).*\.tmp', old.name) and old.name not in files.values(): old.unlink()
+        if left.fullmatch(old.name) and old.name not in files.values(): old.unlink()
 
-# %% ../nbs/05_training.ipynb #0e2d7ce2
+# %% ../nbs/05_training.ipynb #44cd1690
 def check_resume(trainer: Trainer, card: dict, folder: Path):
     "An error unless the checkpoint is of a run with the same settings, network, process and pictures."
     was = card.get('training', {}); now = trainer.card()
@@ -264,70 +274,69 @@ def resume_run(trainer: Trainer, folder: Path) -> Trainer:
     "Read everything, check everything, and only then change the trainer."
     card = networks.read_card(folder); check_resume(trainer, card, folder)
     inner = getattr(trainer.ema_net, 'net', trainer.ema_net)
-    names = [f'{key}/{n}' for key in ('raw', 'step', 'exp_avg', 'exp_avg_sq') for n, _ in trainer.net.named_parameters() if card['training']['done'] or key == 'raw']
-    mean = networks.read_tensors(folder / card['weights'], list(inner.state_dict()))
-    state = networks.read_tensors(folder / card['resume'], names)
+    need = [f'{key}/{n}' for key in ('raw', 'step', 'exp_avg', 'exp_avg_sq') for n, _ in trainer.net.named_parameters() if card['training']['done'] or key == 'raw']
+    mean, state = networks.read_tensors(folder / card['weights'], list(inner.state_dict())), networks.read_tensors(folder / card['resume'], need)
     inner.load_state_dict(mean)
     with torch.no_grad():
+        for n, b in trainer.net.named_buffers(): b.copy_(state['buffer/' + n])
         for n, p in trainer.net.named_parameters():
             p.copy_(state['raw/' + n]); held = {k: state[f'{k}/{n}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'{k}/{n}' in state}
             if held: trainer.opt.state[p] = {k: v.to(p.device if k != 'step' or trainer.device.type == 'cuda' else 'cpu').clone() for k, v in held.items()}
     trainer.done, trainer.losses, trainer.pending = card['training']['done'], list(card.get('losses', [])), []
     return trainer
 
-# %% ../nbs/05_training.ipynb #4c883c3c
+# %% ../nbs/05_training.ipynb #28312702
 @torch.no_grad()
-def preview(denoiser: networks.Denoiser, n: int = 16, points: int = 16, seed: int = 0) -> Tensor:
+def preview(denoiser: networks.Denoiser,
+            n: int = 16,       # pictures
+            points: int = 16,  # network evaluations
+            seed: int = 0) -> Tensor:
     "n quick pictures `(n, C, H, W)` to watch a training by; sampling proper is chapter 07."
-    p = denoiser.process; t = [p.T * (p.eps / p.T) ** (i / points) if isinstance(p, forward.EDM) else p.T + (p.eps - p.T) * i / points for i in range(points + 1)]
-    noise = Dice(seed, 0, denoiser.device).normal((n, p.k * denoiser.shape[0], *denoiser.shape[1:]))
-    z = p.prior(noise.shape, noise)
+    p, shape = denoiser.process, denoiser.shape; down = torch.linspace(1, 0, points + 1).tolist()
+    t = [p.T * (p.eps / p.T) ** (1 - u) if isinstance(p, forward.EDM) else p.eps + (p.T - p.eps) * u for u in down]
+    noise = Dice(seed, 0, denoiser.device).normal((n, p.k * shape[0], *shape[1:])); z = p.prior(noise.shape, noise)
     for a, b in zip(t, t[1:]):
         e = denoiser.eps(z, a)
         if p.k == 1: z = p.perturb(denoiser.data_from(z, e, a), b, e)
-        else:
-            slope = mix(p.F(a), z) + mix(p.G(a) @ p.G(a).mT @ torch.linalg.inv(p.factor(a)).mT / 2, e)
-            z = z - (a - b) * slope
-    return z[:, :denoiser.shape[0]].clamp(-1, 1)
+        else: z = z - (a - b) * (mix(p.F(a), z) + mix(p.G(a) @ p.G(a).mT @ torch.linalg.inv(p.factor(a)).mT / 2, e))
+    return z[:, :shape[0]].clamp(-1, 1)
 
-# %% ../nbs/05_training.ipynb #b0b70582
+# %% ../nbs/05_training.ipynb #c14339a2
+def loss_figure(trainer: Trainer, x: Tensor | None = None):
+    "Loss against step (thin), its running mean (thick), and samples `x` beside them; returns the matplotlib figure."
+    import matplotlib.pyplot as plt
+    from compsamp.core import show
+    fig, ax = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=80, layout='constrained'); y = np.array(trainer.losses); n = max(1, len(y) // 40)
+    steps = trainer.done - len(y) + 1 + np.arange(len(y)); ax[0].plot(steps, y, lw=.5, alpha=.5)
+    if len(y) >= n: ax[0].plot(steps[n - 1:], np.convolve(y, np.ones(n) / n, 'valid'), lw=1.5)
+    ax[0].set(xlim=(0, trainer.hyper['steps']), yscale='log', xlabel='step', ylabel='loss'); ax[1].set_axis_off()
+    if x is not None: show(x, cols=8, ax=ax[1], title='samples of the averaged network')
+    return fig
+
 class Board:
     "What one watches while training: a fastprogress bar; in a notebook the loss curve and samples too; plain lines in a log file."
     def __init__(self, trainer: Trainer, progress: bool = True):
         from fastprogress import fastprogress
         self.trainer, self.began, self.first, self.drawn, self.x, self.out = trainer, time.time(), trainer.done, 0., None, None
-        self.kind = 'none' if not progress else 'notebook' if fastprogress.IN_NOTEBOOK else 'bar' if sys.stdout.isatty() else 'lines'
+        inside = fastprogress.IN_NOTEBOOK and type(sys.stdout).__module__.startswith('ipykernel')
+        self.kind = 'none' if not progress else 'notebook' if inside else 'bar' if sys.stdout.isatty() else 'lines'
         if self.kind in ('notebook', 'bar'):
             self.bar = fastprogress.progress_bar(range(trainer.hyper['steps'])); self.bar.update(0)
-    def loss(self) -> float:
-        "Mean of the last 50 losses."
-        return float(np.mean(self.trainer.losses[-50:])) if self.trainer.losses else math.nan
     def show(self):
         "Bring the bar, the line or the figure up to date."
-        t = self.trainer; seconds = time.time() - self.began; speed = (t.done - self.first) * t.hyper['batch'] / max(seconds, 1e-9)
-        text = f'loss {self.loss():.4f}, {speed:.0f} pictures/s'
+        t = self.trainer; speed = (t.done - self.first) * t.hyper['batch'] / max(time.time() - self.began, 1e-9)
+        text = f'loss {np.mean(t.losses[-50:]):.4f}, {speed:.0f} pictures/s'
         if self.kind == 'lines': print(f"step {t.done}/{t.hyper['steps']}: {text}", flush=True)
         if self.kind in ('notebook', 'bar'): self.bar.comment = text; self.bar.update(t.done)
         if self.kind == 'notebook' and (time.time() - self.drawn > 2 or t.done == t.hyper['steps']): self.draw()
     def draw(self):
-        "The loss so far, and the last samples beside it."
+        "The loss so far and the last samples, in place of the figure before."
         from IPython.display import display
         import matplotlib.pyplot as plt
         with plt.ioff(): fig = loss_figure(self.trainer, self.x)
         if self.out is None: self.out = display(fig, display_id=True)
         else: self.out.update(fig)
         plt.close(fig); self.drawn = time.time()
-
-def loss_figure(trainer: Trainer, x: Tensor | None = None):
-    "Loss against step (thin), its running mean (thick), and samples `x` beside them; returns the matplotlib figure."
-    import matplotlib.pyplot as plt
-    from compsamp.core import show
-    fig, ax = plt.subplots(1, 2, figsize=(7, 2.6), dpi=80); y = np.array(trainer.losses); n = max(1, len(y) // 40)
-    steps = trainer.done - len(y) + 1 + np.arange(len(y)); ax[0].plot(steps, y, lw=.5, alpha=.5)
-    if len(y) >= n: ax[0].plot(steps[n - 1:], np.convolve(y, np.ones(n) / n, 'valid'), lw=1.5)
-    ax[0].set(xlim=(0, trainer.hyper['steps']), yscale='log', xlabel='step', ylabel='loss'); ax[1].set_axis_off()
-    if x is not None: show(x, cols=8, ax=ax[1], title=f'samples of the averaged network, step {trainer.done}')
-    fig.tight_layout(); return fig
 
 # %% ../nbs/05_training.ipynb #cb25e792
 @contextlib.contextmanager
@@ -342,7 +351,7 @@ def interruptible():
     finally:
         if main: signal.signal(signal.SIGINT, old or signal.SIG_DFL)
 
-# %% ../nbs/05_training.ipynb #20d36d7d
+# %% ../nbs/05_training.ipynb #6c9e46f8
 def fit(trainer: Trainer,
         folder: str | Path,         # of the checkpoint; a run that has not begun must not overwrite one
         save_every: int = 1000,     # steps
@@ -352,7 +361,7 @@ def fit(trainer: Trainer,
         **more                      # goes into the card
         ) -> bool:
     "Train to the end and save; True if it got there, False if Ctrl-C ended it (saved, and resumable) before."
-    folder, steps = Path(folder), trainer.hyper['steps']; every = every or max(10, min(50, steps // 40))
+    folder, steps = Path(folder), trainer.hyper['steps']; every = max(10, min(50, steps // 40)) if every is None else every
     for n, v, lo in (('save_every', save_every, 1), ('every', every, 1), ('sample_every', sample_every, 0), ('samples', samples, 1)): require(v >= lo, n, v, f'at least {lo}')
     require(trainer.done or not (folder / 'card.json').exists(), 'folder', str(folder), 'a folder without a checkpoint, or resume from it first')
     folder.mkdir(parents=True, exist_ok=True); board, saved = Board(trainer, progress), trainer.done or None
@@ -369,7 +378,7 @@ def fit(trainer: Trainer,
     if trainer.done < steps: print(f'\nstopped and saved at step {trainer.done} of {steps}')
     return trainer.done == steps
 
-# %% ../nbs/05_training.ipynb #854ac179
+# %% ../nbs/05_training.ipynb #61c09780
 PROCESSES = dict(vp='VP', cosine='CosineVP', subvp='SubVP', ve='VE', edm='EDM', psld='PSLD')
 
 def parse_process(text: str  # 'vp', or with settings: 'vp:beta_max=10,beta_min=0.2'
@@ -379,8 +388,7 @@ def parse_process(text: str  # 'vp', or with settings: 'vp:beta_max=10,beta_min=
     require(name.lower() in PROCESSES, 'process', text, f'one of {", ".join(PROCESSES)}, with settings as in vp:beta_max=10')
     try: settings = {n.strip(): float(v) for n, v in (pair.split('=') for pair in rest.split(',') if pair)}
     except ValueError: raise ValueError(f'process = {text!r}: settings as in vp:beta_max=10,beta_min=0.2') from None
-    try: return networks.find_process(dict(name=PROCESSES[name.lower()], **settings))
-    except TypeError as e: raise ValueError(f'process = {text!r}: {e}') from None
+    return networks.find_process(dict(name=PROCESSES[name.lower()], **settings))
 
 def load_data(source: str  # 'embedded', a Fashion-MNIST folder, or an .npz file with `images` (uint8, `(N, C, H, W)`) and perhaps `labels`
               ):
@@ -394,18 +402,22 @@ def load_data(source: str  # 'embedded', a Fashion-MNIST folder, or an .npz file
     require('images' in held, 'data', source, "an .npz file that holds 'images'")
     return held['images'], held.get('labels')
 
-# %% ../nbs/05_training.ipynb #85efe2a3
-SETTINGS = dict(data='embedded', process='vp', predicts='v', objective='velocity', width=16, depth=1, mults='1,2,2', steps=2000,
+# %% ../nbs/05_training.ipynb #e64906a7
+SETTINGS = dict(data='embedded', process='vp', predicts='eps', objective='epsilon', width=16, depth=1, mults='1,2,2', steps=2000,
                 batch=128, lr=1.5e-3, warmup=200, ema=.999, seed=0)
+
+def about() -> dict:
+    "One line of help per setting."
+    return dict(data="'embedded' (5,000 pictures), a Fashion-MNIST folder, or an .npz file with images and labels",
+                process=f'one of {", ".join(PROCESSES)}; settings as in vp:beta_max=10', predicts=f'what the network predicts: {", ".join(networks.PARAMETRISATIONS)}',
+                objective=f'one of {", ".join(OBJECTIVES)}', width='channels at full resolution, a multiple of 8', depth='residual blocks per resolution',
+                mults='width multiplier per resolution', steps='of the whole run', batch='pictures per step', lr='largest learning rate',
+                warmup='steps to reach it', ema='weight of the past in the averaged network', seed='of everything that is random')
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `compsamp_train`; settings that are not given do not appear in its answer."
-    p = argparse.ArgumentParser('compsamp_train', description='Train a noise predictor; Ctrl-C saves, --resume goes on.', argument_default=argparse.SUPPRESS)
-    about = dict(data="'embedded' (5,000 pictures), a Fashion-MNIST folder, or an .npz file with images and labels", process=f'one of {", ".join(PROCESSES)}; settings as in vp:beta_max=10',
-                 predicts=f'what the network predicts: {", ".join(networks.PARAMETRISATIONS)}', objective=f'one of {", ".join(OBJECTIVES)}', width='channels at full resolution, a multiple of 8',
-                 depth='residual blocks per resolution', mults='width multiplier per resolution', steps='of the whole run', batch='pictures per step', lr='largest learning rate',
-                 warmup='steps to reach it', ema='weight of the past in the averaged network', seed='of everything that is random')
-    for n, v in SETTINGS.items(): p.add_argument(f'--{n}', type=type(v), help=f'{about[n]} (default: {v})')
+    p = argparse.ArgumentParser('compsamp_train', description='Train a noise predictor. Ctrl-C saves, --resume goes on.', argument_default=argparse.SUPPRESS)
+    for n, v in SETTINGS.items(): p.add_argument(f'--{n}', type=type(v), help=f'{about()[n]} (default: {v})')
     p.add_argument('--out', default='run', metavar='FOLDER', help='where the checkpoint goes (default: run)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out; settings are read from its card')
     p.add_argument('--device', default=None, help='cpu, cuda, mps (default: the best there is)')
@@ -415,7 +427,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--compile', action='store_true', help='torch.compile: slow start, faster steps on a GPU')
     return p
 
-# %% ../nbs/05_training.ipynb #0f4deceb
+# %% ../nbs/05_training.ipynb #2e11383a
 def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
     "The settings of a run: those given over the defaults, or those of the run that is resumed, which may not be contradicted."
     if not resume:
@@ -423,36 +435,34 @@ def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
         return {**SETTINGS, **given}
     was = networks.read_card(folder).get('settings')
     require(was is not None, 'out', str(folder), 'a run that compsamp_train began; use Trainer.resume for others')
-    differ = {n: (was.get(n), v) for n, v in given.items() if was.get(n) != v and n != 'data'}
+    differ = {n: (was.get(n), v) for n, v in given.items() if was.get(n) != v and n != 'data'}   # the pictures may have moved; their fingerprint tells
     require(not differ, 'out', str(folder), f'a run with the same settings; these differ (saved, given): {differ}')
     return {**was, **given}
 
 def make_trainer(s: dict, device: str | None = None, compile: bool = False) -> Trainer:
     "Network, process, data and trainer of a dictionary of `SETTINGS`."
-    images, labels = load_data(s['data']); process = parse_process(s['process']); torch.manual_seed(s['seed'])
     for n, table in (('predicts', networks.PARAMETRISATIONS), ('objective', OBJECTIVES)): require(s[n] in table, n, s[n], f'one of {", ".join(table)}')
-    try: mults = tuple(int(m) for m in str(s['mults']).split(','))
+    try: mults = tuple(int(m) for m in s['mults'].split(','))
     except ValueError: raise ValueError(f"mults = {s['mults']!r}: whole numbers with commas, as in 1,2,2") from None
+    process, (images, labels) = parse_process(s['process']), load_data(s['data']); torch.manual_seed(max(0, s['seed']))
     net = networks.UNet(process.k * images.shape[1], s['width'], mults, s['depth'], (len(mults) - 1,), 0 if labels is None else int(labels.max()) + 1)
-    keep = {n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')}
-    return Trainer(networks.PARAMETRISATIONS[s['predicts']](net, process), process, images, labels, **keep,
+    return Trainer(networks.PARAMETRISATIONS[s['predicts']](net, process), process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
                    amp=s.get('amp'), objective=OBJECTIVES[s['objective']](), device=device, compile=compile)
 
-# %% ../nbs/05_training.ipynb #32ca33dd
 def main(argv: list | None = None  # of the command line
          ) -> int:
     "`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed."
-    given = vars(parser().parse_args(argv)); run = {n: given.pop(n) for n in ('out', 'device', 'save_every', 'eval_every')}
-    resume, compile = given.pop('resume', False), given.pop('compile', False)
+    given = vars(parser().parse_args(argv)); out, device, save_every, eval_every = (given.pop(n) for n in ('out', 'device', 'save_every', 'eval_every'))
+    resume, compile, folder = given.pop('resume', False), given.pop('compile', False), Path(out)
     if given.pop('no_amp', False): given['amp'] = False
-    folder = Path(run['out'])
     try:
-        s = settle_settings(given, folder, resume); trainer = make_trainer(s, run['device'], compile); s['amp'] = trainer.hyper['amp']
+        s = settle_settings(given, folder, resume); trainer = make_trainer(s, device, compile); s['amp'] = trainer.hyper['amp']
         if resume: trainer.resume(folder)
+        for n, v, lo in (('save-every', save_every, 1), ('eval-every', eval_every, 0)): require(v >= lo, n, v, f'at least {lo}')
     except (ValueError, TypeError, OSError) as e: print(f'compsamp_train: {e}', file=sys.stderr); return 2
-    inner = getattr(trainer.net, 'net', trainer.net)
-    print(f"{networks.parameters(inner):,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}, {trainer.device}, {'bfloat16' if s['amp'] else 'float32'}; from step {trainer.done} to {s['steps']}", flush=True)
-    try: ended = fit(trainer, folder, run['save_every'], run['eval_every'], settings=s)
-    except (FloatingPointError, OSError, ValueError) as e: print(f'\ncompsamp_train: {e}', file=sys.stderr); return 1
+    count = networks.parameters(getattr(trainer.net, 'net', trainer.net))
+    print(f"{count:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}, {trainer.device}, {'bfloat16' if s['amp'] else 'float32'}; from step {trainer.done} to {s['steps']}", flush=True)
+    try: ended = fit(trainer, folder, save_every, eval_every, settings=s)
+    except (FloatingPointError, OSError) as e: print(f'\ncompsamp_train: {e}', file=sys.stderr); return 1
     print(f'saved in {folder}' if ended else f'to go on: compsamp_train --out {folder} --resume')
     return 0 if ended else 130
