@@ -164,20 +164,85 @@ def test_fit_goes_on_when_a_save_fails(pictures, tmp_path, monkeypatch, capsys):
     assert T.fit(tr, tmp_path, save_every=2, progress=False)
     assert 'could not save' in capsys.readouterr().err and trainer(pictures, steps=6).resume(tmp_path).done == 6
 
+KILLED = """
+import os, signal, sys, torch
+import compsamp.training as T
+from compsamp import forward, networks
+torch.set_num_threads(1); torch.manual_seed(0); call, folder = int(sys.argv[1]), sys.argv[2]
+x = (torch.arange(32 * 64) % 256).to(torch.uint8).view(32, 1, 8, 8)
+tr = T.Trainer(networks.UNet(width=8, mults=(1,), attention=(), classes=0), forward.VP(), x, steps=9, batch=8, warmup=2, amp=False)
+for _ in range(3): tr.step()
+tr.save(folder); tr.step(); real, n = os.replace, []
+def replace(*a):
+    n.append(1)
+    if len(n) == call: os.kill(os.getpid(), signal.SIGKILL)
+    return real(*a)
+os.replace = replace; tr.save(folder)
+"""
+
 @pytest.mark.parametrize('call', [1, 2, 3])
 def test_kill_in_the_middle_of_a_save(tmp_path, call):
-    code = COMMAND.replace("slow = T.Trainer.step", f"""slow = T.Trainer.step
-import os; real, n = os.replace, [0]
-def replace(*a):
-    if '20.safe' in str(a[1]) or 'card' in str(a[1]) and n[0] >= 2: n[0] += 1
-    if n[0] == {call}: os.kill(os.getpid(), signal.SIGKILL)
-    return real(*a)
-os.replace = replace""")
-    args = [*SMALL[:-4], '--save-every', '10', '--device', 'cpu', '--out', str(tmp_path)]
-    p = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
+    p = subprocess.run([sys.executable, '-c', KILLED, str(call), str(tmp_path)], capture_output=True, text=True)
     assert p.returncode == -signal.SIGKILL, p.stderr
-    done, _ = held(tmp_path); assert done == 10
-    networks.load(tmp_path)
-    p = subprocess.run([sys.executable, '-c', COMMAND, '--out', str(tmp_path), '--resume', '--device', 'cpu'], capture_output=True, text=True)
-    assert p.returncode == 0 and 'from step 10 to 40' in p.stdout, p.stderr
-    assert len(files(tmp_path)) == 3, files(tmp_path)
+    x = (torch.arange(32 * 64) % 256).to(torch.uint8).view(32, 1, 8, 8)
+    def make():
+        torch.manual_seed(0); net = networks.UNet(width=8, mults=(1,), attention=(), classes=0)
+        return T.Trainer(net, forward.VP(), x, steps=9, batch=8, warmup=2, amp=False)
+    assert len(files(tmp_path)) > 3                       # the interrupted save left its rubbish
+    networks.load(tmp_path); tr = make().resume(tmp_path); assert tr.done == 3
+    run(tr, 2).save(tmp_path); assert len(files(tmp_path)) == 3, files(tmp_path)
+    same(everything(run(make(), 5)), everything(tr))
+
+
+def test_nan_stops_names_the_step_and_keeps_the_checkpoint(pictures, tmp_path):
+    class Bad(T.Epsilon):
+        def __call__(self, net, ema, process, x0, labels, dice):
+            return super().__call__(net, ema, process, x0, labels, dice) * (float('inf') if dice.seed == T.Dice(3, 6, 'cpu').seed else 1.)
+    tr = trainer(pictures, steps=20, objective=Bad())
+    with pytest.raises(FloatingPointError, match='step 7'): T.fit(tr, tmp_path, save_every=4, every=2, progress=False)
+    assert trainer(pictures, steps=20, objective=Bad()).resume(tmp_path).done == 4
+
+@pytest.mark.parametrize('changed', [dict(lr=2e-3), dict(batch=8), dict(seed=4), dict(steps=41), dict(drop_label=.5), dict(amp=None)])
+def test_other_settings_are_refused(pictures, tmp_path, changed):
+    name = next(iter(changed)); good(pictures, tmp_path)
+    if name == 'amp': changed = dict(amp=not trainer(pictures).hyper['amp'])
+    with pytest.raises(ValueError, match=name): trainer(pictures, **changed).resume(tmp_path)
+
+def test_other_pictures_process_or_network_are_refused(pictures, tmp_path):
+    good(pictures, tmp_path); x, y = pictures
+    with pytest.raises(ValueError, match='fingerprint'): trainer((x.flip(0), y)).resume(tmp_path)
+    for net, process, word in ((networks.UNet(width=8, mults=(1, 2), attention=()), forward.VP(beta_max=10.), 'process'), (networks.UNet(width=16, mults=(1, 2), attention=()), forward.VP(), 'network')):
+        with pytest.raises(ValueError, match=word): T.Trainer(net, process, x, y, steps=40, batch=16, warmup=5, seed=3).resume(tmp_path)
+
+@pytest.mark.parametrize('part', ['weights', 'resume'])
+@pytest.mark.parametrize('harm', ['cut', 'gone', 'text'])
+def test_damaged_files_are_refused_and_change_nothing(pictures, tmp_path, part, harm):
+    good(pictures, tmp_path); f = next(tmp_path.glob(part + '-*')); tr = trainer(pictures)
+    if harm == 'gone': f.unlink()
+    else: f.write_bytes(f.read_bytes()[:-200] if harm == 'cut' else b'hello')
+    with pytest.raises(ValueError, match=f.name): tr.resume(tmp_path)
+    same(everything(tr), everything(trainer(pictures)))
+
+def test_other_files_in_the_folder_are_left_alone(pictures, tmp_path):
+    mine = ['model-00001.safetensors', 'notes.txt', 'weights-final.safetensors']
+    for n in mine: (tmp_path / n).write_text('mine')
+    good(pictures, tmp_path); good(pictures, tmp_path, 5)
+    assert set(mine) < set(files(tmp_path)) and len(files(tmp_path)) == 6
+
+@pytest.mark.parametrize('bad, word', [
+    (lambda x, y: (x.float(), y), '-1, 1'), (lambda x, y: (data.to_model(x) * float('nan'), y), 'NaN'), (lambda x, y: (x[:, 0], y), 'images'),
+    (lambda x, y: (x, y[:9]), 'labels'), (lambda x, y: (x, y + 5), 'labels'), (lambda x, y: (x.repeat(1, 3, 1, 1), y), 'channels'), (lambda x, y: (x[:3], y[:3]), 'batch')])
+def test_bad_data(pictures, bad, word):
+    with pytest.raises(ValueError, match=word): trainer(bad(*pictures))
+
+@pytest.mark.parametrize('bad', [dict(steps=0), dict(batch=0), dict(lr=0.), dict(lr=float('nan')), dict(ema=1.), dict(drop_label=2.), dict(clip=0.), dict(warmup=-1), dict(seed=-1), dict(device='cuda:99'), dict(device='abacus')])
+def test_bad_settings(pictures, bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): trainer(pictures, **bad)
+
+def test_momentum_process_trains_and_resumes(pictures, tmp_path):
+    psld = pytest.importorskip('compsamp.psld'); x, y = pictures
+    def make():
+        torch.manual_seed(0)
+        return T.Trainer(networks.UNet(2, width=8, mults=(1, 2), attention=()), psld.PSLD(), x, y, steps=8, batch=16, warmup=2)
+    tr = run(make(), 4); assert T.preview(tr.denoiser(), 2, 3).shape == (2, 1, 14, 14)
+    run(make(), 2).save(tmp_path); same(everything(tr), everything(run(make().resume(tmp_path), 2)))
