@@ -4,13 +4,13 @@
 __all__ = ['ROWS', 'RESULTS', 'draw', 'measure', 'fingerprint', 'shipped', 'table', 'picture', 'options', 'run', 'main',
            'measure_main']
 
-# %% ../nbs/90_demo.ipynb #852c126a
-import argparse, hashlib, json, sys, time
+# %% ../nbs/90_demo.ipynb #afaa1651
+import argparse, hashlib, json, sys
 from pathlib import Path
 import numpy as np
 import torch
 from . import metrics, networks, sampling
-from .core import atomic, pick_device, require, show, write_json
+from .core import atomic, require, show, write_json
 
 # %% ../nbs/90_demo.ipynb #fe194d78
 ROWS = {  # name in the table: (sampler, grid)
