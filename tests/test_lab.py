@@ -31,6 +31,7 @@ def lab(tmp_path, browser):
     work = tmp_path / 'work'; work.mkdir(); copy = shutil.copy(chapter(), work)
     env = dict(os.environ, JUPYTER_CONFIG_DIR=str(tmp_path / 'config'), JUPYTER_DATA_DIR=str(tmp_path / 'data'), JUPYTER_RUNTIME_DIR=str(tmp_path / 'run'),
                JUPYTERLAB_SETTINGS_DIR=str(tmp_path / 'settings'), JUPYTERLAB_WORKSPACES_DIR=str(tmp_path / 'spaces'), IPYTHONDIR=str(tmp_path / 'ipython'))
+    env.pop('MPLBACKEND', None)                                                 # figures belong in the page, whatever the shell says
     settings = {'notebook-extension/tracker': {'windowingMode': 'none'},        # every cell stays in the page
                 'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False}}
     for name, values in settings.items():
