@@ -32,7 +32,7 @@ def measure(denoiser, name: str, nfe: int, n: int, seed: int, classifier=None, p
     return dict(sampler=name, grid=ROWS[name][1], nfe=got.nfe, seed=seed, n=n, seconds=got.seconds,
                 frechet=metrics.frechet(metrics.features(got.x, classifier), metrics.reference('test')))
 
-# %% ../nbs/90_demo.ipynb #edc7c60d
+# %% ../nbs/90_demo.ipynb #b53d9c9a
 RESULTS = Path(metrics.__file__).parent / 'results/demo.json'
 
 def fingerprint(denoiser) -> str:
@@ -48,16 +48,16 @@ def shipped(denoiser, path: Path = RESULTS) -> dict:
     require(r['fingerprint'] == fingerprint(denoiser), 'results', r['fingerprint'], f'measured on the weights at hand, {fingerprint(denoiser)}')
     cells = {}
     for c in r['cells']: cells.setdefault((c['sampler'], c['nfe']), []).append(c)
-    mean = {k: dict(frechet=float(np.mean([c['frechet'] for c in v])), spread=float(np.ptp([c['frechet'] for c in v])), n=sum(c['n'] for c in v)) for k, v in cells.items()}
+    mean = {k: dict(frechet=float(np.mean([c['frechet'] for c in v])), spread=float(np.ptp([c['frechet'] for c in v])), n=v[0]['n'], runs=len(v)) for k, v in cells.items()}
     return dict(floor=r['floor'], rows=mean, n=r['n'], seeds=r['seeds'], command=r['command'])
 
-# %% ../nbs/90_demo.ipynb #2b906999
+# %% ../nbs/90_demo.ipynb #f11066c9
 def table(rows: list, floor: float, floor_n: int) -> str:
     "The rows as text."
     lines = [f"{'sampler':18s} {'NFE':>4s} {'seconds':>8s} {'Frechet':>8s}  measured with"]
     for r in rows:
         f = '-' if r['frechet'] is None else f"{r['frechet']:.3f}"
-        how = 'not measured at this NFE: --measure 1000' if r['frechet'] is None else f"{r['frechet_n']} pictures ({r['source']})"
+        how = 'not measured at this NFE: --measure 1000' if r['frechet'] is None else f"{r['runs']} x {r['frechet_n']} pictures ({r['source']})"
         lines.append(f"{r['sampler']:18s} {r['nfe']:4d} {r['seconds']:8.1f} {f:>8s}  {how}")
     return '\n'.join(lines + [f"{'real pictures':18s} {'':4s} {'':8s} {floor:8.3f}  {floor_n} training pictures: the floor",
                               'Frechet distance in the features of our classifier, to 10,000 test pictures; not an Inception FID.'])
@@ -70,7 +70,7 @@ def picture(drawn: dict, path: str, title: str):
     fig.suptitle(title, fontsize=10); fig.tight_layout()
     with atomic(path) as p: fig.savefig(p, format='png', dpi=110)
 
-# %% ../nbs/90_demo.ipynb #f2a980dd
+# %% ../nbs/90_demo.ipynb #e5ff73bb
 def options(argv=None):
     "Parse the arguments of compsamp_demo."
     p = argparse.ArgumentParser('compsamp_demo', description='Draw the same seeds with three samplers at equal cost, and say how good they are.')
@@ -86,8 +86,8 @@ def run(a) -> dict:
     net = networks.load('fashion-vp', a.device); known = shipped(net); rows, drawn = [], {}
     for name in ROWS:
         print(name, flush=True); d = drawn[name] = draw(net, name, a.nfe, 64, a.seed)
-        if a.measure: m = measure(net, name, a.nfe, a.measure, a.seed); f = dict(frechet=m['frechet'], frechet_n=a.measure, source='measured')
-        else: c = known['rows'].get((name, d.nfe), {}); f = dict(frechet=c.get('frechet'), frechet_n=c.get('n'), source='shipped')
+        if a.measure: m = measure(net, name, a.nfe, a.measure, a.seed); f = dict(frechet=m['frechet'], frechet_n=a.measure, runs=1, source='measured')
+        else: c = known['rows'].get((name, d.nfe), {}); f = dict(frechet=c.get('frechet'), frechet_n=c.get('n'), runs=c.get('runs'), source='shipped')
         rows.append(dict(sampler=name, nfe=d.nfe, seconds=round(d.seconds, 3), **f))
     picture(drawn, a.out, f'fashion-vp, {net.card["network"]["parameters"]:,} parameters; the same 64 seeds, seed {a.seed}')
     print('\n' + table(rows, known['floor'], known['n']) + f'\npicture: {a.out}')
