@@ -29,17 +29,16 @@ def ratio(took: dict, a: str, b: str) -> float:
     "The median over rounds of a's time over b's."
     return float(np.median(took[a] / took[b]))
 
-# %% ../nbs/91_bench.ipynb #237be5af
+# %% ../nbs/91_bench.ipynb #4edeccb8
 class Zero(nn.Module):
     "A network that returns the same zeros at every call: what is left is the frame's own cost."
-    channels = 1
-    def __init__(self, shape): super().__init__(); self.out = torch.zeros(shape)
+    def __init__(self, shape): super().__init__(); self.channels, self.out = shape[1], torch.zeros(shape)
     def forward(self, z, t, labels=None): "Zeros."; return self.out
 
 def driver(sampler, batch: int, evals: int = 40, process=None):
     "A function that runs one trajectory of about `evals` evaluations around a zero network, and how many it makes."
-    p = process or VP(); n = max(2, (evals - 1) // sampler.evals + 1); shape = (p.k, 28, 28)
-    d = networks.Denoiser(Zero((batch, *shape)), p, (1, 28, 28)); d.network.channels = p.k
+    p = process or VP(); n = max(2, sampling.points(sampler, evals)); shape = (p.k, 28, 28)
+    d = networks.Denoiser(Zero((batch, *shape)), p, (1, 28, 28))
     times, draw = sampling.grid(p, n), Noise(0, batch, shape); z = p.prior((batch, *shape), draw())
     def go():
         for _ in sampling.states(sampler, d, times, z, draw): pass
