@@ -2,18 +2,19 @@
 
 # %% auto #0
 __all__ = ['PARAMETRISATIONS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet', 'parameters',
-           'network_time', 'Wrapped', 'PredictX0', 'PredictV', 'PredictEDM', 'Denoiser', 'check_labels', 'guided',
-           'clipped', 'process_card', 'find_process', 'build', 'save', 'shipped', 'read_card', 'read_tensors', 'load']
+           'network_time', 'Wrapped', 'guess', 'PredictX0', 'PredictV', 'PredictEDM', 'Denoiser', 'check_channels',
+           'check_labels', 'guided', 'clipped', 'process_card', 'find_process', 'build', 'save', 'shipped', 'read_card',
+           'read_tensors', 'load']
 
-# %% ../nbs/04_networks.ipynb #72ce08bd
+# %% ../nbs/04_networks.ipynb #4038d17c
 import copy, importlib, importlib.util, json, math
 from pathlib import Path
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as fn
 import compsamp
-from .core import atomic, per_sample, pick_device, require, write_json
-from .forward import LinearSDE, NoisePredictor
+from .core import atomic, mix, per_sample, pick_device, require, write_json
+from .forward import LinearSDE, NoisePredictor, cholesky, lift
 
 # %% ../nbs/04_networks.ipynb #c5208055
 def time_features(t: Tensor,  # 1000 * time, `(B,)`
@@ -130,55 +131,70 @@ def network_time(network, t,  # process time: a float, or float64 `(B,)`
     if isinstance(t, Tensor) and t.dim(): return 1000 * t.cpu().double() if host else (1000 * t).to(torch.float32).to(z.device, non_blocking=True)
     return torch.full((len(z),), 1000 * float(t), dtype=torch.float64 if host else torch.float32, device='cpu' if host else z.device)
 
-# %% ../nbs/04_networks.ipynb #b2f43a51
+# %% ../nbs/04_networks.ipynb #f55368f4
 class Wrapped(nn.Module):
-    "A network seen through a parametrisation: the network inside, and the process whose coefficients it needs."
+    "A network seen through a parametrisation, eps = K z + w net(c z): the network inside, and the process whose coefficients it needs."
     on_host = True   # its times come in float64 on the CPU (other times are accepted, at the price of a wait)
     def __init__(self, net: nn.Module, process: LinearSDE):
         super().__init__(); self.net, self.process = net, process
-        require(process.k == 1, 'process', process, 'k = 1: x0, v and EDM parametrisations are for data-space processes')
         self.config, self.channels, self.classes = (getattr(net, n, d) for n, d in (('config', {}), ('channels', None), ('classes', 0)))
-        self.channels_out = getattr(net, 'channels_out', self.channels)
-    def coefficients(self, t: Tensor, z: Tensor):
-        "psi and sigma at network times t = 1000 * time, each ready to multiply z."
-        mu, C = self.process.marginal(t.cpu().double() / 1000)
-        place = lambda a: a.to(z.dtype).to(z.device, non_blocking=True).view(-1, *[1] * (z.dim() - 1))
-        return place(mu[:, 0]), place(C[:, 0, 0].sqrt())
-    def inside(self, z: Tensor, s: Tensor, labels) -> Tensor:
-        "What the network itself says, at its time s."
-        return self.net(z, s.to(torch.float32).to(z.device, non_blocking=True), labels)
-
-# %% ../nbs/04_networks.ipynb #0098b2de
-class PredictX0(Wrapped):
-    "eps = (z - psi x0)/sigma from a network that predicts x0."
+        self.channels_out = self.channels
+    def parts(self, mu: Tensor, C: Tensor):
+        "K `(B, k, k)`, w and c `(B, k)` from a marginal: mean factor `(B, k)`, covariance `(B, k, k)`."
+        raise NotImplementedError(f'{type(self).__name__}.parts')
+    def clock(self, t: Tensor, mu: Tensor, C: Tensor) -> Tensor:
+        "The time the network inside is told: the one it is asked at."
+        return t
     def forward(self, z, t, labels=None):
-        "The noise, z's shape."
-        p, s = self.coefficients(t, z)
-        return (z - p * self.inside(z, t, labels)) / s
+        "The noise, z's shape, at network times t = 1000 * time."
+        t = t.cpu().double(); mu, C = self.process.marginal(t / 1000)
+        send = lambda a, dtype=z.dtype: a.to(dtype).to(z.device, non_blocking=True)
+        K, w, c = map(send, self.parts(mu, C))
+        said = self.net(mix(torch.diag_embed(c), z), send(self.clock(t, mu, C), torch.float32), labels)
+        require(self.process.k * said.shape[1] == z.shape[1], 'channels_out', said.shape[1], f"{z.shape[1] // self.process.k}: the network inside describes the picture, not its noise")
+        return mix(K, z) + lift(w, said)
+
+# %% ../nbs/04_networks.ipynb #052d2aa2
+def guess(mu: Tensor,      # mean factors `(B, k)`
+          C: Tensor,       # covariance given x0 `(B, k, k)`
+          d: float = 1.):  # standard deviation of the data, > 0
+    "K, w and c of eq. 5b: the noise of Gaussian data is K z + w v, v of unit variance, c z too."
+    L, S = cholesky(C), C + d * d * mu[:, :, None] * mu[:, None]
+    u = torch.linalg.solve_triangular(L, mu[:, :, None], upper=False)[..., 0]
+    K = torch.linalg.solve(S, L).mT
+    return K, d * u / (1 + d * d * u.square().sum(1, keepdim=True)).sqrt(), S.diagonal(dim1=1, dim2=2).rsqrt()
+
+class PredictX0(Wrapped):
+    "eps = L^-1 (z - mu x0) from a network that predicts x0."
+    def parts(self, mu, C):
+        "L^-1, -L^-1 mu and 1."
+        inv = torch.linalg.inv(cholesky(C))
+        return inv, -(inv @ mu[:, :, None])[..., 0], torch.ones_like(mu)
 
 class PredictV(Wrapped):
-    "eps = (sigma z + psi v)/(psi^2 + sigma^2) from a network that predicts v = psi eps - sigma x0 (Salimans and Ho 2022, App. D)."
-    def forward(self, z, t, labels=None):
-        "The noise, z's shape."
-        p, s = self.coefficients(t, z)
-        return (s * z + p * self.inside(z, t, labels)) / (p * p + s * s)
+    "eps = K z + w v (eq. 5b, d = 1); where psi^2 + sigma^2 = 1, v = psi eps - sigma x0 (Salimans and Ho 2022, App. D)."
+    def parts(self, mu, C):
+        "Eq. 5b."
+        return guess(mu, C)
 
-# %% ../nbs/04_networks.ipynb #8aef0910
+# %% ../nbs/04_networks.ipynb #c532e180
 class PredictEDM(Wrapped):
-    "EDM preconditioning in r = sigma/psi: x0 = c_skip z/psi + c_out net(c_in z/psi, ln(r)/4) (Karras et al. 2022, Table 1)."
+    "EDM preconditioning in r = sigma/psi: x0 = c_skip z/psi + c_out net(c_in z/psi, ln(r)/4) (Karras et al. 2022, Table 1); for any k, r = 1/|u|."
     def __init__(self, net: nn.Module, process: LinearSDE,
                  sigma_data: float = .5):  # standard deviation of the data
         super().__init__(net, process); self.sigma_data = sigma_data
         require(sigma_data > 0, 'sigma_data', sigma_data, 'above 0')
-    def forward(self, z, t, labels=None):
-        "The noise, z's shape."
-        p, s = self.coefficients(t, z); r, d = s / p, self.sigma_data; x = z / p; q = r * r + d * d
-        out = self.inside(x / q.sqrt(), 250 * r.flatten().log(), labels)
-        return (x - (d * d / q * x + r * d / q.sqrt() * out)) / r
+    def parts(self, mu, C):
+        "Eq. 5b with d = sigma_data; the network speaks of x0, so w turns round."
+        K, w, c = guess(mu, C, self.sigma_data)
+        return K, -w, c
+    def clock(self, t, mu, C):
+        "250 ln r."
+        return -125 * torch.linalg.solve_triangular(cholesky(C), mu[:, :, None], upper=False).square().sum((1, 2)).log()
 
 PARAMETRISATIONS = dict(eps=lambda net, process: net, x0=PredictX0, v=PredictV, edm=PredictEDM)
 
-# %% ../nbs/04_networks.ipynb #8ad85962
+# %% ../nbs/04_networks.ipynb #cc57e63a
 class Denoiser(NoisePredictor):
     "Binds a network `net(z, 1000 t, labels) -> eps` to its process: the face every sampler works with."
     def __init__(self, network: nn.Module, process: LinearSDE,
@@ -188,8 +204,8 @@ class Denoiser(NoisePredictor):
                  clip: bool = False,             # clip x0 to [-1, 1] (k = 1)
                  amp: bool = False,              # run the network in bfloat16
                  card: dict | None = None):
-        super().__init__(process); c = getattr(network, 'channels', None)
-        if c is not None and shape is not None: require(c == process.k * shape[0], 'network.channels', c, f'k*C = {process.k * shape[0]}')
+        super().__init__(process); c, self.channels_out = getattr(network, 'channels', None), getattr(network, 'channels_out', None)
+        if c is not None and shape is not None: check_channels(network, process, shape[0])
         self.network, self.shape, self.amp, self.card = network, shape and tuple(shape), amp, card or {}
         self.set(labels=labels, guidance=guidance, clip=clip)
     def set(self, **changes):
@@ -223,9 +239,30 @@ class Denoiser(NoisePredictor):
     def predict(self, z: Tensor, t) -> Tensor:
         "The same, uncounted."
         e = guided(self, z, network_time(self.network, t, z))
+        if e.shape[1] < z.shape[1]: e = torch.cat([torch.zeros_like(z[:, e.shape[1]:]), e], 1)
         return clipped(self, z, e, t) if self.clip else e
+    @property
+    def partial(self) -> bool:
+        "Whether the network gives the momentum's noise only (`check_channels`)."
+        return None not in (self.channels_out, self.shape) and self.channels_out < self.process.k * self.shape[0]
+    def data_from(self, z, e, t):
+        "x0 from a noise prediction already made; TypeError if the network gives the momentum's noise only."
+        require(not self.partial, 'network.channels_out', self.channels_out, f'{z.shape[1]}, as many as the state: from the noise of the momentum alone x0 is not determined', TypeError)
+        return super().data_from(z, e, t)
+    def score(self, z, t):
+        "grad log p_t(z) = -L^{-T} eps; the picture's half is zero if the network gives the momentum's noise only."
+        s = super().score(z, t)
+        if self.partial: s[:, :self.shape[0]] = 0
+        return s
 
-# %% ../nbs/04_networks.ipynb #9964bf11
+# %% ../nbs/04_networks.ipynb #d7262645
+def check_channels(network, process: LinearSDE, C: int):
+    "An error unless the network sees k C channels and answers all of them; without noise on the picture (CLD) the momentum's C will do."
+    require(network.channels == process.k * C, 'network.channels', network.channels, f'k*C = {process.k * C}')
+    out, want = getattr(network, 'channels_out', network.channels), [process.k * C]
+    if process.k == 2 and not bool(process.G(process.T)[0].any()): want.append(C)
+    require(out in want, 'network.channels_out', out, ' or '.join(map(str, want)))
+
 def check_labels(labels, network, device):
     "Labels on the device, or an error: the network has none, or not these."
     if labels is None: return None

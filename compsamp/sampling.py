@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['GRIDS', 'ADAMS', 'SAMPLERS', 'scales', 'eye', 'slopes', 'karras', 'grid', 'check_grid', 'Sampler', 'nfe', 'points',
            'finish', 'descend', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'DDIM', 'DDPM', 'transfer', 'PNDM',
-           'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'EDMHeun', 'parse_value', 'parse_sampler',
-           'Samples', 'watch', 'bound', 'sample', 'options', 'save_samples', 'draw_pictures', 'main']
+           'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'EDMHeun', 'parse_value', 'registry',
+           'parse_sampler', 'Samples', 'watch', 'bound', 'sample', 'options', 'save_samples', 'draw_pictures', 'main']
 
-# %% ../nbs/07_sampling.ipynb #aa474258
-import argparse, math, time
+# %% ../nbs/07_sampling.ipynb #72769032
+import argparse, importlib, importlib.util, math, time
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -324,7 +324,7 @@ class EDMHeun(Sampler):
         e = denoiser.eps(z, r.u); y = affine(r.a, z, r.b, e)
         return affine(r.a, z, r.b / 2, e + denoiser.eps(y, r.s)), None
 
-# %% ../nbs/07_sampling.ipynb #208585fe
+# %% ../nbs/07_sampling.ipynb #465a85d8
 SAMPLERS = dict(euler=Euler, heun=Heun, em=EulerMaruyama, ddim=DDIM, ddpm=DDPM, pndm=PNDM, deis2=DEIS2, dpmpp2m=DPMpp2M, edm=EDMHeun)
 
 def parse_value(text: str):
@@ -335,17 +335,22 @@ def parse_value(text: str):
         except ValueError: pass
     return text
 
-def parse_sampler(text: str  # a name of `SAMPLERS`, with settings if any: 'edm:s_churn=20,s_min=.05'
+def registry() -> dict:
+    "`SAMPLERS` of this chapter and of the later ones, by name."
+    rooms = [importlib.import_module(f'compsamp.{m}') for m in ('psld', 'conjugate', 'splitting') if importlib.util.find_spec(f'compsamp.{m}')]
+    return {**SAMPLERS, **{n: s for room in rooms for n, s in room.SAMPLERS.items()}}
+
+def parse_sampler(text: str  # a name of `registry()`, with settings if any: 'edm:s_churn=20,s_min=.05'
                   ) -> Sampler:
     "The sampler a line of text names; ValueError if there is none."
-    name, _, rest = text.partition(':')
-    require(name in SAMPLERS, 'sampler', name, f'one of {", ".join(SAMPLERS)}')
-    known = [f.name for f in fields(SAMPLERS[name])]; given = {}
+    name, _, rest = text.partition(':'); table = registry()
+    require(name in table, 'sampler', name, f'one of {", ".join(table)}')
+    make = table[name]; known = [f.name for f in fields(getattr(make, 'func', make))][len(getattr(make, 'args', ())):]; given = {}
     for part in filter(None, rest.split(',')):
         key, eq, value = part.partition('=')
         require(eq and key in known, 'sampler', text, f'{name} takes {" and ".join(f"{k}=..." for k in known) or "no settings"}')
         given[key] = parse_value(value)
-    try: return SAMPLERS[name](**given)
+    try: return make(**given)
     except TypeError: raise ValueError(f'sampler = {text!r}: the settings of {name} ({", ".join(known)}) are numbers') from None
 
 # %% ../nbs/07_sampling.ipynb #c0166356
@@ -403,12 +408,12 @@ def sample(sampler: Sampler, denoiser: NoisePredictor,
     x = torch.cat(ends); require(bool(torch.isfinite(x).all()), 'x', 'NaN or infinity', 'finite samples: the network or the step blew up', FloatingPointError)
     return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
 
-# %% ../nbs/07_sampling.ipynb #544a4894
+# %% ../nbs/07_sampling.ipynb #7c2f4152
 def options() -> argparse.ArgumentParser:
     "What `compsamp_sample` understands."
     p = argparse.ArgumentParser('compsamp_sample', description='Draw pictures with a trained network.')
     p.add_argument('--checkpoint', default='fashion-vp', help='a shipped network or a checkpoint folder (default %(default)s)')
-    p.add_argument('--sampler', default='dpmpp2m', help=f'{", ".join(SAMPLERS)}; settings after a colon, as in dpmpp2m:stochastic=1 (default %(default)s)')
+    p.add_argument('--sampler', default='dpmpp2m', help=f'{", ".join(registry())}; settings after a colon, as in dpmpp2m:stochastic=1 (default %(default)s)')
     g = p.add_mutually_exclusive_group()
     g.add_argument('--steps', type=int, metavar='N', help='grid points N (default 50)')
     g.add_argument('--nfe', type=int, metavar='n', help='take the largest N whose network evaluations do not exceed n')

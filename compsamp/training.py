@@ -52,7 +52,7 @@ def noisy(process: LinearSDE, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     mu, C = process.marginal(t)
     return lift(move(mu), x0) + mix(move(cholesky(C)), noise)
 
-# %% ../nbs/05_training.ipynb #fc87c1a1
+# %% ../nbs/05_training.ipynb #7e77a852
 @dataclass(frozen=True)
 class Epsilon:
     "The plain objective: mean of |eps(z_t, t) - noise|^2 over pictures, times and noise (Ho et al. 2020, Eq. 14)."
@@ -63,23 +63,24 @@ class Epsilon:
                  labels,               # `(B,)` or None
                  dice: Dice) -> Tensor:
         "The loss, a scalar."
-        t = draw_times(process, dice.uniform(len(x0)))
+        t = draw_times(process, dice.uniform(len(x0))); z, target = self.pair(process, x0, t, dice)
+        e = net(z, networks.network_time(net, t, x0), labels)
+        return (self.weight(process, t, x0) * (e.float() - target[:, -e.shape[1]:])).square().mean()
+    def pair(self, process: LinearSDE, x0: Tensor, t: Tensor, dice: Dice):
+        "A noisy state and the noise in it, both `(B, k*C, H, W)`; a momentum's own start counts as noise."
         noise = dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
-        e = net(noisy(process, x0, t, noise), networks.network_time(net, t, x0), labels)
-        return (self.weight(process, t, x0) * (e.float() - noise[:, -e.shape[1]:])).square().mean()
+        return noisy(process, x0, t, noise), noise
     def weight(self, process: LinearSDE, t: Tensor, x0: Tensor):
         "What multiplies the error of eps at each time: 1."
         return 1.
 
-# %% ../nbs/05_training.ipynb #e4bd7b5f
+# %% ../nbs/05_training.ipynb #0be8b7d3
 @dataclass(frozen=True)
 class Velocity(Epsilon):
-    "The error of v = psi eps - sigma x0, whatever the network predicts: eps weighted by (psi^2 + sigma^2)/psi; k = 1 (Salimans and Ho 2022, section 4)."
+    "The error of v, whatever the network predicts: the error of eps over |w| of `networks.guess` (Salimans and Ho 2022, section 4, where k = 1)."
     def weight(self, process, t, x0):
-        "(psi^2 + sigma^2)/psi, one number per picture."
-        require(process.k == 1, 'process', process, 'k = 1: v is defined in data space')
-        mu, C = process.marginal(t); mu, C = mu[:, 0], C[:, 0, 0]
-        return per_sample((mu * mu + C) / mu, x0)
+        "sqrt(k)/|w|, one number per picture."
+        return per_sample(math.sqrt(process.k) / networks.guess(*process.marginal(t))[1].norm(dim=1), x0)
 
 OBJECTIVES = dict(epsilon=Epsilon, velocity=Velocity)
 
@@ -427,7 +428,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--compile', action='store_true', help='torch.compile: slow start, faster steps on a GPU')
     return p
 
-# %% ../nbs/05_training.ipynb #2e11383a
+# %% ../nbs/05_training.ipynb #9d97e32c
 def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
     "The settings of a run: those given over the defaults, or those of the run that is resumed, which may not be contradicted."
     if not resume:
@@ -445,7 +446,8 @@ def make_trainer(s: dict, device: str | None = None, compile: bool = False) -> T
     try: mults = tuple(int(m) for m in s['mults'].split(','))
     except ValueError: raise ValueError(f"mults = {s['mults']!r}: whole numbers with commas, as in 1,2,2") from None
     process, (images, labels) = parse_process(s['process']), load_data(s['data']); torch.manual_seed(max(0, s['seed']))
-    net = networks.UNet(process.k * images.shape[1], s['width'], mults, s['depth'], (len(mults) - 1,), 0 if labels is None else int(labels.max()) + 1)
+    out = None if process.k == 1 or s['predicts'] == 'eps' else images.shape[1]                  # x0, v and EDM describe the picture alone
+    net = networks.UNet(process.k * images.shape[1], s['width'], mults, s['depth'], (len(mults) - 1,), 0 if labels is None else int(labels.max()) + 1, channels_out=out)
     return Trainer(networks.PARAMETRISATIONS[s['predicts']](net, process), process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
                    amp=s.get('amp'), objective=OBJECTIVES[s['objective']](), device=device, compile=compile)
 
