@@ -52,7 +52,7 @@ def test_predictions_invert_their_definitions():
     class Says(torch.nn.Module):
         def __init__(self, what): super().__init__(); self.what = what
         def forward(self, z, s, labels=None): return self.what
-    for cls, what in ((N.PredictX0, x0), (N.PredictV, psi * e - sigma * x0)): assert torch.allclose(cls(Says(what), p)(z, 1000 * t), e)
+    for cls, what in ((N.PredictX0, x0), (N.PredictV, (psi * e - sigma * x0) / (psi ** 2 + sigma ** 2).sqrt())): assert torch.allclose(cls(Says(what), p)(z, 1000 * t), e)
     r, d = sigma / psi, .5; q = r * r + d * d
     assert torch.allclose(N.PredictEDM(Says((x0 - d * d / q * z / psi) / (r * d / q.sqrt())), p)(z, 1000 * t), e)
 
@@ -70,7 +70,33 @@ def test_guidance_and_counts():
 def test_clip_needs_data_space():
     psld = pytest.importorskip('compsamp.psld')
     with pytest.raises(ValueError, match='clip'): N.Denoiser(woken(channels=2), psld.PSLD(), (1, 14, 14), clip=True)
-    with pytest.raises(ValueError, match='process'): N.PredictV(woken(channels=2), psld.PSLD())
+
+@pytest.mark.parametrize('name', ['PSLD', 'CLD'])
+def test_parametrisations_of_two_blocks(name):
+    """The noise of a known x0, through what each parametrisation would have to be told; the formulas written out anew."""
+    psld = pytest.importorskip('compsamp.psld'); p = getattr(psld, name)(); g = torch.Generator().manual_seed(3)
+    x0, e, t = torch.randn(3, 1, 4, 4, generator=g).double(), torch.randn(3, 2, 4, 4, generator=g).double(), torch.tensor([.003, .2, .9]).double()
+    z = p.perturb(x0, t, e); mu, C = p.marginal(t); seen = []
+    class Says(torch.nn.Module):
+        def forward(self, z, s, labels=None): seen.append(z); return self.what
+    for cls, d in ((N.PredictX0, None), (N.PredictV, 1.), (N.PredictEDM, .5)):
+        net = Says(); net.what = x0
+        if d:                                                # x0 = (posterior mean) -+ (posterior standard deviation) v, by Bayes' rule in blocks
+            P = torch.linalg.inv(C); prec = 1 / d ** 2 + torch.einsum('ni,nij,nj->n', mu, P, mu)
+            guess = torch.einsum('ni,nij,njchw->nchw', mu, P, z.unflatten(1, (2, 1))) / prec[:, None, None, None]
+            net.what = (guess - x0) * prec.sqrt()[:, None, None, None] * (1 if cls is N.PredictV else -1)
+        assert torch.allclose(cls(net, p)(z, 1000 * t), e, rtol=1e-8, atol=1e-7), cls
+    S = C + mu[:, :, None] * mu[:, None]; assert torch.allclose(seen[1], z / S.diagonal(dim1=1, dim2=2).sqrt()[:, :, None, None], rtol=1e-9)
+
+def test_momentum_only_network():
+    psld = pytest.importorskip('compsamp.psld'); shape = (1, 14, 14); z = torch.randn(3, 2, 14, 14)
+    net = woken(channels=2, channels_out=1); d = N.Denoiser(net, psld.CLD(), shape); e = d.eps(z, .4)
+    assert e.shape == z.shape and not e[:, 0].any() and e[:, 1].any() and d.partial
+    assert not d.score(z, .4)[:, 0].any() and d.score(z, .4)[:, 1].any()
+    with pytest.raises(TypeError, match='channels_out'): d.x0(z, .4)
+    with pytest.raises(ValueError, match='channels_out'): N.Denoiser(net, psld.PSLD(), shape)                 # it needs both halves
+    with pytest.raises(ValueError, match='network.channels'): N.Denoiser(woken(channels=1), psld.PSLD(), shape)
+    assert not N.Denoiser(woken(channels=2), psld.CLD(), shape).partial
 
 @pytest.mark.parametrize('predicts', list(N.PARAMETRISATIONS))
 @pytest.mark.parametrize('half', [False, True])
