@@ -126,28 +126,27 @@ def stationary_flow(process: PSLD, t: Tensor, s: Tensor):
     J = torch.diag(f64([1., -1.])); P, S = process.transition(t, s)
     return J @ P @ J, cholesky(J @ S @ J)
 
-# %% ../nbs/10_psld.ipynb #b59c012b
+# %% ../nbs/10_psld.ipynb #fb20679e
 @dataclass(frozen=True)
 class SSCS(Sampler):
     "Symmetric splitting: half of the exact stationary flow, the score's surplus, half of the flow again (Dockhorn et al. 2022, Sec. 3.3; Pandey and Mandt 2023, Eq. 12)."
     draws: ClassVar[int] = 2
     k: ClassVar[int] = 2
     def prepare(self, process, times):
-        "Per half a mean and a Cholesky factor; for the middle a z + b eps with everything but the rate taken at t."
-        require(isinstance(process, PSLD), 'process', process, 'a PSLD: its stationary flow is known')
+        "A half a1, c1 of the flow; then the surplus, everything but the rate taken at t, and the second half as one map a, b, c2."
+        require(hasattr(process, 'unit'), 'process', process, 'a PSLD: its stationary flow is known')
         t, s = times[:-1], times[1:]; mid = (t + s) / 2
         (a1, c1), (a2, c2) = stationary_flow(process, t, mid), stationary_flow(process, mid, s)
         S, D = process.prior_scale() ** 2, process.unit()[1].square() * process.integral(t, s)[:, None, None]
-        return records(t=t, s=s, a1=a1, c1=c1, a=torch.eye(2) + D / S, b=-D @ torch.linalg.inv(process.factor(t)).mT, a2=a2, c2=c2)
+        return records(t=t, s=s, a1=a1, c1=c1, a=a2 @ (torch.eye(2) + D / S), b=-a2 @ D @ torch.linalg.inv(process.factor(t)).mT, c2=c2)
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, between two draws."
-        z = mix(r.a1, z) + mix(r.c1, draw())
-        z = affine(r.a, z, r.b, denoiser.eps(z, r.t))
-        return mix(r.a2, z) + mix(r.c2, draw()), None
+        z = affine(r.a1, z, r.c1, draw())
+        return affine(r.a, z, r.b, denoiser.eps(z, r.t)) + mix(r.c2, draw()), None
 
 SAMPLERS = dict(sscs=SSCS)
 
-# %% ../nbs/10_psld.ipynb #2d2ef1a0
+# %% ../nbs/10_psld.ipynb #20069634
 @torch.no_grad()
 def flow(denoiser: NoisePredictor,
          z: Tensor,                # state at time t, `(B, k*C, ...)`
@@ -159,8 +158,9 @@ def flow(denoiser: NoisePredictor,
     p = denoiser.process; times = check_grid(f64([t, s]), p)
     require(0 < tol < 1, 'tol', tol, 'in (0, 1)'); before = denoiser.nfe
     def slope(u, y):
-        F, _, E = slopes(p, f64([u])); x = torch.from_numpy(y).reshape(z.shape)
-        return affine(F[0], x, E[0] / 2, denoiser.eps(x.to(z.device, z.dtype), u).double().cpu()).flatten().numpy()
+        F, _, E = slopes(p, f64([u])); x = torch.from_numpy(y).reshape(z.shape); e = denoiser.eps(x.to(z.device, z.dtype), u).double().cpu()
+        require(bool(torch.isfinite(e).all()), 'eps', 'NaN or infinity', 'finite numbers', FloatingPointError)
+        return affine(F[0], x, E[0] / 2, e).flatten().numpy()
     got = solve_ivp(slope, times.tolist(), z.double().cpu().flatten().numpy(), method, rtol=tol, atol=tol)
     require(got.success, 'tol', tol, f'a tolerance the solver reaches ({got.message})', FloatingPointError)
     return torch.from_numpy(got.y[:, -1]).reshape(z.shape).to(z), denoiser.nfe - before
