@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['NSE', 'RSE', 'NVV', 'RVV', 'NOBA', 'ROBA', 'NBAO', 'RBAO', 'NOBAB', 'ROBAB', 'CSE', 'CVV', 'COBA', 'SAMPLERS',
-           'check_word', 'spell', 'fraction', 'parts', 'euler_letter', 'conjugate_letter', 'noise_letter', 'Splitting']
+           'parts', 'check_word', 'spell', 'fraction', 'euler_letter', 'noise_letter', 'multiply', 'Splitting',
+           'check_settings', 'conjugate_letter']
 
 # %% ../nbs/12_splitting.ipynb #26461427
 from dataclasses import dataclass
@@ -15,9 +16,18 @@ from .core import affine, f64, mix, records, require
 from .psld import PSLD
 from .sampling import Sampler
 
-# %% ../nbs/12_splitting.ipynb #24e52236
-def check_word(word: str, plan: str):
-    "An error unless word and plan spell a sampler."
+# %% ../nbs/12_splitting.ipynb #06a91660
+def parts(process: PSLD, letter: str,  # 'A' or 'B'
+          noisy: bool):                # with an O in the word: eq. 2; without: eq. 1
+    "The letter's drift and score matrix at rate 1, `(2, 2)`: dz = (drift z + weight s) rate |dt|, backwards in time (Pandey, Rudolph and Mandt 2024; eq. 1 and 2)."
+    g, n, M = process.gamma, process.nu, process.M; c = 2 if noisy else 1
+    row = f64([[1, 0], [0, 0]] if letter == 'A' else [[0, 0], [0, 1]])
+    return row @ f64([[c * g, -1 / M], [1, c * n]]) / 2, row @ torch.diag(f64([g, M * n])) * c / 2
+
+# %% ../nbs/12_splitting.ipynb #c5e9c6e1
+def check_word(word: str,   # letters 'A', 'B', 'O'
+               plan: str):  # 't', 's' or '-' under each
+    "ValueError unless word and plan spell a sampler."
     require(isinstance(word, str) and word and set(word) <= set('ABO'), 'word', word, 'letters A (position), B (momentum) and O (noise) only')
     counts = {c: word.count(c) for c in 'ABO'}
     require(all(counts[c] in (1, 2) for c in 'AB') and counts['O'] <= 2, 'word', word, f'A and B once, or twice as halves; O at most twice; it has {counts}')
@@ -26,8 +36,10 @@ def check_word(word: str, plan: str):
     first = next(p for c, p in zip(word, plan) if c != 'O')
     require(first != '-', 'plan', plan, f"a 't' or 's' under the first A or B of {word}: there is no score yet to reuse")
 
-def spell(word: str, plan: str) -> list:
-    "The word as pieces (rule, letters): letters that share one score stand together. A letter is (name, its turn, its number of turns)."
+# %% ../nbs/12_splitting.ipynb #085c9617
+def spell(word: str, plan: str  # checked by `check_word`
+          ) -> list:            # of (rule, letters): rule 't', 's', '-' or 'O'
+    "The word as pieces: letters that share one score stand together. A letter is (name, its turn, its number of turns)."
     turn, pieces = {c: 0 for c in 'ABO'}, []
     for c, rule in zip(word, plan):
         letter = (c, turn[c], word.count(c)); turn[c] += 1
@@ -36,55 +48,49 @@ def spell(word: str, plan: str) -> list:
         else: pieces.append((rule, [letter]))
     return pieces
 
-# %% ../nbs/12_splitting.ipynb #308abf09
-def fraction(t: Tensor, s: Tensor, turn: int, of: int):
+def fraction(t: Tensor, s: Tensor,   # times `(n,)`, t above s
+             turn: int, of: int):    # turn 0 .. of - 1
     "Start and end of the letter's share of the step from t down to s: all of it, its first half or its second."
     return t + (s - t) * turn / of, t + (s - t) * (turn + 1) / of
 
-def parts(process: PSLD, letter: str, noisy: bool):
-    "The letter's drift and score matrix at rate 1, `(2, 2)`: dz = (drift z + weight s) rate |dt|, backwards in time (eq. 1 and 2)."
-    g, n, M = process.gamma, process.nu, process.M; c = 2 if noisy else 1; row = f64([[1, 0], [0, 0]] if letter == 'A' else [[0, 0], [0, 1]])
-    return row @ f64([[c * g, -1 / M], [1, c * n]]) / 2, row @ torch.diag(f64([g, M * n])) * c / 2
-
-def euler_letter(process: PSLD, letter: str, noisy: bool, t: Tensor, s: Tensor, at: Tensor):
-    "a and b of z <- a z + b eps for one letter from t to s, its score taken at time `at`: Euler's step with the rate integrated."
+# %% ../nbs/12_splitting.ipynb #a37827d0
+def euler_letter(process: PSLD, letter: str, noisy: bool,
+                 t: Tensor, s: Tensor,  # the letter's share, `(n,)` each
+                 at: Tensor):           # when its score was taken, `(n,)`
+    "a and b, `(n, 2, 2)`, of z <- a z + b eps: Euler's step of eq. 1 or 2, the rate integrated."
     D, W = parts(process, letter, noisy); b = process.integral(t, s)[:, None, None]
-    return torch.eye(2) + b * D, -b * W @ torch.linalg.inv(process.factor(at)).mT
+    return torch.eye(2, dtype=torch.float64) + b * D, -b * W @ torch.linalg.inv(process.factor(at)).mT
 
-def conjugate_letter(process: PSLD, letter: str, noisy: bool, t: Tensor, s: Tensor, B: Tensor, freeze: str):
-    "The same by chapter 11: the letter's linear part exactly, `freeze` held over the step, B as a parameter (its row for this letter)."
-    D, W = parts(process, letter, noisy); B = B * (D != 0).any(1, keepdim=True); rate = lambda u: process.rate(u)[..., None, None]
-    gain = lambda u: -rate(u) * W @ torch.linalg.inv(process.factor(u)).mT                  # what eps does to z
-    skip, out = (lambda u: 0., gain) if freeze == 'eps' else (lambda u: gain(u) @ held(process, u)[0], lambda u: gain(u) @ held(process, u)[1])
-    Q, Theta = carry(lambda u: B + rate(u) * D + skip(u), out, t, s)
-    return Q - (t - s)[:, None, None] * (Q @ B), Theta
-
-def noise_letter(process: PSLD, t: Tensor, s: Tensor, lam_s: float):
-    "a and c of z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (eq. 3)."
+def noise_letter(process: PSLD, t: Tensor, s: Tensor,  # times `(n,)`
+                 lam_s: float):                        # >= 0
+    "a and c, `(n, 2, 2)`, of z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (eq. 4)."
     g, n, M = process.gamma, process.nu, process.M; b = process.integral(t, s)
     keep = torch.stack([torch.exp(-g * b / 2), torch.exp(-n * b / 2)], -1)
     var = torch.stack([-torch.expm1(-lam_s * g * b), -M * torch.expm1(-n * b)], -1)
     return torch.diag_embed(keep), torch.diag_embed(var.sqrt())
 
-# %% ../nbs/12_splitting.ipynb #05184eea
+def multiply(letters: list,           # of one piece of `spell`
+             t: Tensor, s: Tensor,    # the step, `(n,)` each
+             move):                   # (name, start, end) to its a and b
+    "a and b of the piece: its letters one after the other, with the same eps."
+    a, b = torch.eye(2, dtype=torch.float64).expand(len(t), 2, 2), torch.zeros(len(t), 2, 2, dtype=torch.float64)
+    for c, turn, of in letters:
+        a1, b1 = move(c, *fraction(t, s, turn, of)); a, b = a1 @ a, a1 @ b + b1
+    return a, b
+
+# %% ../nbs/12_splitting.ipynb #ab796390
 @dataclass(frozen=True)
 class Splitting(Sampler):
-    "A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for the last one again. PSLD only."
+    "A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for the last one again. PSLD only; ValueError for anything else."
     word: str                # as in 'BAB'; a letter that stands twice takes half of the step each time; without O, the flow
     plan: str                # as in 't-s', as long as the word, '-' under O
     lam_s: float = 1.        # scales the rate of the position's noise in O, >= 0; 1 is exact
     conjugate: bool = False  # letters by chapter 11 instead of Euler's step
-    lam: float = 0.          # then: size of B
-    shape: str = 'I'         # and its pattern
+    lam: float = 0.          # then: size of B, per unit of time; h lam_max(B) < 1
+    shape: str = 'I'         # and its pattern, 'I' or 'ones'
     freeze: str = 'eps'      # and what is held: 'eps', or 'v' (preconditioned)
     k = 2
-    def __post_init__(self):
-        check_word(self.word, self.plan)
-        require(0 <= self.lam_s < np.inf, 'lam_s', self.lam_s, 'a finite number, at least 0')
-        require(self.lam_s == 1 or 'O' in self.word, 'lam_s', self.lam_s, f'1: there is no O in {self.word}')
-        require(np.isfinite(self.lam), 'lam', self.lam, 'a finite number'); require(self.shape in PATTERNS, 'shape', self.shape, f'one of {list(PATTERNS)}')
-        require(self.freeze in ('eps', 'v'), 'freeze', self.freeze, "'eps' or 'v'")
-        for n, plain in (('lam', 0), ('freeze', 'eps')): require(self.conjugate or getattr(self, n) == plain, n, getattr(self, n), f'{plain}, or conjugate=True')
+    def __post_init__(self): check_word(self.word, self.plan); check_settings(self)
     @property
     def evals(self): "Fresh scores in the plan."; return sum(p in 'ts' for p in self.plan)
     @property
@@ -92,15 +98,12 @@ class Splitting(Sampler):
     @cached_property
     def pieces(self): "The word as `spell` groups it."; return spell(self.word, self.plan)
     def prepare(self, process, times):
-        "Per piece of the word two matrices: letters that share a score are multiplied out."
+        "Two matrices per piece of the word; two more that turn eps into w v where v is held."
         require(isinstance(process, PSLD), 'process', process, 'a PSLD: position, momentum and their rates')
-        t, s = times[:-1], times[1:]; columns = dict(t=t, s=s); at = t
+        t, s = times[:-1], times[1:]; columns, at = dict(t=t, s=s), t
         for i, (rule, letters) in enumerate(self.pieces):
-            at = dict(t=t, s=s).get(rule, at); a, b = torch.eye(2, dtype=torch.float64).expand(len(t), 2, 2), 0.
-            for c, turn, of in letters:
-                u, v = fraction(t, s, turn, of)
-                if c == 'O': a, b = noise_letter(process, u, v, self.lam_s)
-                else: a1, b1 = self.letter(process, c, u, v, at); a, b = a1 @ a, a1 @ b + b1 if torch.is_tensor(b) else b1
+            at = columns[rule] if rule in 'ts' else at
+            a, b = multiply(letters, t, s, lambda c, u, v: self.letter(process, c, u, v, at)) if rule != 'O' else noise_letter(process, *fraction(t, s, *letters[0][1:]), self.lam_s)
             columns |= {f'a{i}': a, f'b{i}': b}
             if rule in 'ts' and self.freeze == 'v': K, w, read = held(process, at); columns |= {f'p{i}': -w @ read @ K, f'q{i}': w @ read}
         return records(**columns)
@@ -120,6 +123,14 @@ class Splitting(Sampler):
             z = affine(r[f'a{i}'], z, r[f'b{i}'], e)
         return z, None
 
+def check_settings(s: Splitting):
+    "ValueError for a setting out of range, or one that the word or the kind of letter does not use."
+    require(0 <= s.lam_s < np.inf, 'lam_s', s.lam_s, 'a finite number, at least 0')
+    require(s.lam_s == 1 or 'O' in s.word, 'lam_s', s.lam_s, f'1: there is no O in {s.word}')
+    require(np.isfinite(s.lam), 'lam', s.lam, 'a finite number'); require(s.shape in PATTERNS, 'shape', s.shape, f'one of {list(PATTERNS)}')
+    require(s.freeze in ('eps', 'v'), 'freeze', s.freeze, "'eps' or 'v'")
+    for n, plain in (('lam', 0), ('freeze', 'eps')): require(s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f'{plain}, or conjugate=True')
+
 # %% ../nbs/12_splitting.ipynb #6804bf79
 NSE, RSE = partial(Splitting, 'BA', 'tt'), partial(Splitting, 'BA', 't-')            # deterministic: naive, reduced
 NVV, RVV = partial(Splitting, 'BAB', 'ttt'), partial(Splitting, 'BAB', 't-s')
@@ -128,3 +139,15 @@ NBAO, RBAO = partial(Splitting, 'BAO', 'tt-'), partial(Splitting, 'BAO', 't--')
 NOBAB, ROBAB = partial(Splitting, 'OBAB', '-ttt'), partial(Splitting, 'OBAB', '-t-s')
 CSE, CVV, COBA = (partial(Splitting, w, p, conjugate=True) for w, p in (('BA', 't-'), ('BAB', 't-s'), ('OBA', '-s-')))
 SAMPLERS = {n.lower(): globals()[n] for n in 'NSE RSE NVV RVV NOBA ROBA NBAO RBAO NOBAB ROBAB CSE CVV COBA'.split()}
+
+# %% ../nbs/12_splitting.ipynb #a2d1b4bb
+def conjugate_letter(process: PSLD, letter: str, noisy: bool,
+                     t: Tensor, s: Tensor,  # the letter's share, `(n,)` each
+                     B: Tensor,             # `(2, 2)`; its row for this letter is used
+                     freeze: str):          # 'eps' or 'v': what is held
+    "a and b of z <- a z + b eps (or v): the letter's linear part exactly, its row of B as in chapter 11 (Pandey et al. 2024; eq. 5)."
+    D, W = parts(process, letter, noisy); B = B * (D != 0).any(1, keepdim=True); rate = lambda u: process.rate(u)[..., None, None]
+    gain = lambda u: -rate(u) * W @ torch.linalg.inv(process.factor(u)).mT                  # what eps does to z
+    skip, out = (lambda u: 0., gain) if freeze == 'eps' else (lambda u: gain(u) @ held(process, u)[0], lambda u: gain(u) @ held(process, u)[1])
+    Q, Theta = carry(lambda u: B + rate(u) * D + skip(u), out, t, s)
+    return Q - (t - s)[:, None, None] * (Q @ B), Theta
