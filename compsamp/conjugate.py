@@ -13,17 +13,19 @@ from .core import affine, f64, records, require
 from .networks import guess
 from .sampling import Sampler, gauss_legendre, slopes
 
-# %% ../nbs/11_conjugate.ipynb #2e64ee5d
+# %% ../nbs/11_conjugate.ipynb #bb45b005
 @lru_cache
-def collocation(nodes: int):
-    "Gauss-Legendre on [0, 1]: nodes, weights, and the matrix that integrates an interpolant from 0 to each node."
+def collocation(nodes: int  # at least 1
+                ):
+    "Gauss-Legendre on [0, 1]: nodes, weights, and the matrix `(nodes, nodes)` that integrates an interpolant from 0 to each node."
     x, w = gauss_legendre(nodes); P = f64(np.polynomial.legendre.legvander(x.numpy(), nodes))   # P[j, k] = P_k(x_j)
     k = torch.arange(1, nodes, dtype=torch.float64)
     upto = torch.cat([x[:, None] + 1, (P[:, 2:] - P[:, :-2]) / (2 * k + 1)], 1)              # integrals of P_k from -1 to x_j
     return (x + 1) / 2, w / 2, upto @ torch.linalg.inv(P[:, :-1]) / 2
 
-def carry(X, W,            # functions of times `(n, nodes)`, float64 answers `(n, nodes, k, k)`, W also `(..., k, j)`
-          t: Tensor,       # `(n,)`
+# %% ../nbs/11_conjugate.ipynb #37882f58
+def carry(X, W,            # functions of times `(n, nodes)`; float64 answers `(n, nodes, k, k)` and `(n, nodes, k, j)`
+          t: Tensor,       # `(n,)`, float64
           s: Tensor,       # `(n,)`, below t
           nodes: int = 24):
     "Q and Theta of eq. 4, `(n, k, k)` and `(n, k, j)`: R' = R X with R(s) = I gives Q = R(t) and Theta, the integral of R W; collocation in sqrt(u)."
@@ -33,27 +35,34 @@ def carry(X, W,            # functions of times `(n, nodes)`, float64 answers `(
     R = torch.linalg.solve(torch.eye(m * k, dtype=torch.float64) - K, I.repeat(m, 1).expand(n, -1, -1)).reshape(n, m, k, k).mT
     return I + torch.einsum('l,nlij,nljk->nik', w, R, Y), torch.einsum('l,nlij,nljk->nik', w, R, W(r * r) * du)
 
-# %% ../nbs/11_conjugate.ipynb #9e30246c
+# %% ../nbs/11_conjugate.ipynb #da03f52d
 PATTERNS = dict(I=torch.eye, ones=lambda k: torch.ones(k, k))
 
-def conjugator(lam: float, shape: str, k: int) -> Tensor:
-    "The matrix B, `(k, k)`: lam I or lam times all ones."
+def conjugator(lam: float,  # size, per unit of time; any sign
+               shape: str,  # 'I' or 'ones'
+               k: int       # blocks
+               ) -> Tensor:
+    "The matrix B, `(k, k)` float64: lam I or lam times all ones (Pandey et al. 2024, Sec. 3)."
     return lam * PATTERNS[shape](k).double()
 
-def check_step(B: Tensor, h: Tensor, lam: float):
-    "An error if I - h B turns a direction round: the largest eigenvalue of h B must stay below 1."
+def check_step(B: Tensor,   # `(k, k)`
+               h: Tensor,   # step lengths `(n,)`
+               lam: float):
+    "A ValueError if I - h B turns a direction round: the largest eigenvalue of h B must stay below 1."
     top = float(torch.linalg.eigvals(B).real.max()); worst = float(h.max())
     require(worst * top < 1, 'lam', lam, f'h lambda_max(B) = {worst * top:.3g} must stay below 1; the longest step is h = {worst:.3g}')
 
-# %% ../nbs/11_conjugate.ipynb #99f681ad
-def held(process, u: Tensor):
+# %% ../nbs/11_conjugate.ipynb #8b12f70c
+def held(process, u: Tensor  # times, any shape, > 0
+         ):
     "K `(..., k, k)`, w `(..., k, 1)` and w'/|w|^2 `(..., 1, k)` at times u: eps = K z + w v, so v = w'(eps - K z)/|w|^2 (chapter 04, eq. 5b)."
     mu, C = process.marginal(u.flatten()); K, w, _ = guess(mu, C); k = process.k
     w = w.reshape(*u.shape, k, 1)
     return K.reshape(*u.shape, k, k), w, w.mT / w.square().sum(-2, keepdim=True)
 
-def check_full(denoiser, freeze: str):
-    "v can be read off eps only if all of eps is there."
+def check_full(denoiser, freeze: str  # 'eps' or 'v'
+               ):
+    "A TypeError where v is to be read off an eps of which only the momentum's half is there."
     require(freeze == 'eps' or not getattr(denoiser, 'partial', False), 'freeze', freeze, "'eps': this network gives the momentum's noise only", TypeError)
 
 # %% ../nbs/11_conjugate.ipynb #98d411ee
