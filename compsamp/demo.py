@@ -32,11 +32,11 @@ def draw(denoiser, name: str, nfe: int = 50, n: int = 64, seed: int = 0, batch: 
     s, kind = parse_row(name)
     return sampling.sample(s, denoiser, sampling.grid(denoiser.process, sampling.points(s, nfe), kind), n=n, seed=seed, batch=batch, progress=progress)
 
-# %% ../nbs/90_demo.ipynb #e2c58ed8
+# %% ../nbs/90_demo.ipynb #d1b6d371
 def measure(denoiser, name: str, nfe: int, n: int, seed: int, classifier=None, progress: bool = True, amp: bool = False,
             against: dict | None = None) -> dict:  # moments to compare with, from `metrics.reference`; None: the test split's
     "Frechet distance of `n` pictures of one row, with what they cost."
-    d = denoiser.bind(amp=amp); got = draw(d, name, nfe, n, seed, batch=min(n, 250), progress=progress)
+    d = denoiser.bind(amp=amp); got = draw(d, name, nfe, n, seed, progress=progress)
     return dict(sampler=name.partition('@')[0], grid=parse_row(name)[1], nfe=got.nfe, budget=nfe, seed=seed, n=n, seconds=got.seconds,
                 frechet=metrics.frechet(metrics.features(got.x, classifier), against or metrics.reference('test')))
 
