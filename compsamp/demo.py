@@ -109,7 +109,7 @@ def main(argv=None):
         if a.json: write_json(a.json, result)
     except (ValueError, OSError) as e: sys.exit(f'compsamp_demo: {e}')
 
-# %% ../nbs/90_demo.ipynb #89cec01d
+# %% ../nbs/90_demo.ipynb #e176aa16
 def measure_options() -> argparse.ArgumentParser:
     "What `compsamp_measure` understands."
     p = argparse.ArgumentParser('compsamp_measure', description='Frechet distances of rows of samplers with many pictures; finished cells are kept, cells of other rows too.')
@@ -139,7 +139,7 @@ def measure_main(argv=None):
         done = {(c['sampler'], c['grid'], c.get('budget', c['nfe']), c['seed']) for c in cells}
         for nfe, row, seed in itertools.product(a.nfe, a.rows, a.seeds):
             if (row.partition('@')[0], parse_row(row)[1], nfe, seed) in done: continue
-            cells.append(measure(net, row, nfe, a.n, seed, clf, against=against)); write_json(out, dict(head, cells=cells))
+            cells.append(measure(net, row, nfe, a.n, seed, clf, sys.stdout.isatty(), against=against)); write_json(out, dict(head, cells=cells))
             print(f"{row:18s} {nfe:4d} seed {seed} {cells[-1]['frechet']:.3f} ({cells[-1]['seconds']:.0f} s)", flush=True)
         write_json(out, dict(head, cells=cells))
     except (ValueError, OSError) as e: sys.exit(f'compsamp_measure: {e}')
