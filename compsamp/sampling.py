@@ -5,7 +5,7 @@ __all__ = ['GRIDS', 'ADAMS', 'SAMPLERS', 'scales', 'eye', 'slopes', 'karras', 'g
            'points', 'finish', 'walk', 'descend', 'jumps', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'DDIM', 'DDPM',
            'transfer', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'EDMHeun', 'parse_value',
            'registry', 'parse_sampler', 'Samples', 'watch', 'bound', 'sample', 'options', 'save_samples',
-           'draw_pictures', 'main']
+           'parse_restart', 'draw_pictures', 'main']
 
 # %% ../nbs/07_sampling.ipynb #039936a0
 import argparse, importlib, importlib.util, math, time
@@ -446,7 +446,7 @@ def sample(sampler: Sampler, denoiser: NoisePredictor,
     x = torch.cat(ends); require(bool(torch.isfinite(x).all()), 'x', 'NaN or infinity', 'finite samples: the network or the step blew up', FloatingPointError)
     return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
 
-# %% ../nbs/07_sampling.ipynb #7c2f4152
+# %% ../nbs/07_sampling.ipynb #98c5e073
 def options() -> argparse.ArgumentParser:
     "What `compsamp_sample` understands."
     p = argparse.ArgumentParser('compsamp_sample', description='Draw pictures with a trained network.')
@@ -456,6 +456,7 @@ def options() -> argparse.ArgumentParser:
     g.add_argument('--steps', type=int, metavar='N', help='grid points N (default 50)')
     g.add_argument('--nfe', type=int, metavar='n', help='take the largest N whose network evaluations do not exceed n')
     p.add_argument('--grid', default='uniform', choices=GRIDS)
+    p.add_argument('--restart', action='append', default=[], metavar='LOW,HIGH,POINTS,K', help='go up from noise-to-signal ratio LOW to HIGH and down again in POINTS grid points, K times (chapter 13); may be given again')
     p.add_argument('--n', type=int, default=64, help='pictures (default 64)')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--batch', type=int, default=64, help='pictures per forward call; does not change them')
@@ -466,12 +467,18 @@ def options() -> argparse.ArgumentParser:
     p.add_argument('--quiet', action='store_true', help='no progress bar')
     return p
 
-# %% ../nbs/07_sampling.ipynb #77ef9572
+# %% ../nbs/07_sampling.ipynb #24a7ef50
 def save_samples(path: Path, x: Tensor, **facts):
     "Pictures as a PNG grid, or with the facts about them as npz, whichever the name says; atomically."
     from compsamp.core import atomic, save_png
     if path.suffix == '.png': return save_png(path, x)
     with atomic(path) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, x=x.numpy(), **facts)
+
+def parse_restart(text: str, process: LinearSDE):
+    "The `RestartInterval` that 'LOW,HIGH,POINTS,K' describes."
+    try: low, high, n, k = text.split(','); four = float(low), float(high), int(n), int(k)
+    except ValueError: raise ValueError(f"restart = {text!r}: two noise-to-signal ratios and two whole numbers, as in '0.06,0.3,3,2'") from None
+    return importlib.import_module('compsamp.restart').RestartInterval.from_sigma(process, *four)
 
 def draw_pictures(a: argparse.Namespace):
     "Load, draw, save and report, as the options say; everything that can be wrong is checked before the work."
@@ -482,10 +489,12 @@ def draw_pictures(a: argparse.Namespace):
     s = parse_sampler(a.sampler); d = load(a.checkpoint, device=pick_device(a.device))
     labels = None if a.label is None else torch.tensor([a.label[i % len(a.label)] for i in range(a.n)])
     evals = 1 if labels is None else d.bind(labels=labels[:1], guidance=a.guidance).evals
-    N = points(s, a.nfe, evals) if a.nfe is not None else 50 if a.steps is None else a.steps
-    r = sample(s, d, grid(d.process, N, a.grid), a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
+    ups = [parse_restart(text, d.process) for text in a.restart]; spent = evals * s.evals * sum(v.repeats * (v.points - 1) for v in ups)
+    N = points(s, a.nfe - spent, evals) if a.nfe is not None else 50 if a.steps is None else a.steps; times = grid(d.process, N, a.grid)
+    if ups: times = importlib.import_module('compsamp.restart').restart(d.process, times, ups)
+    r = sample(s, d, times, a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
     save_samples(a.out, r.x, sampler=repr(s), seed=a.seed, points=N, nfe=r.nfe, grid=a.grid, checkpoint=str(a.checkpoint))
-    print(f"{'' if a.quiet else chr(10)}{a.out}: {a.n} pictures, {s}, N = {N} grid points, {r.nfe} evaluations each, {r.seconds:.1f} s")
+    print(f"{'' if a.quiet else chr(10)}{a.out}: {a.n} pictures, {s}, N = {N} grid points{', restart ' + ' '.join(a.restart) if ups else ''}, {r.nfe} evaluations each, {r.seconds:.1f} s")
 
 def main(argv=None) -> int:
     "`compsamp_sample`: pictures from the shell; exit status 2 and one line that says why if it cannot."

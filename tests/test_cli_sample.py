@@ -40,11 +40,21 @@ def test_labels_and_guidance(tmp_path, capsys):
 
 
 @needs_network
+def test_restart(tmp_path, capsys):
+    "A published setting at its published price, and the same pictures as in Python."
+    from compsamp.restart import RestartInterval, restart
+    code, said = run(['--n', 2, '--nfe', 43, '--sampler', 'edm', '--grid', 'karras', '--restart', '0.06,0.3,3,2', '--quiet', '--out', tmp_path / 'a.npz'], capsys)
+    assert code == 0 and 'N = 18' in said.out and '43 evaluations' in said.out and 'restart 0.06' in said.out
+    d = networks.load('fashion-vp'); r = restart(d.process, 18, [RestartInterval.from_sigma(d.process, .06, .3, 3, 2)])
+    assert np.abs(np.load(tmp_path / 'a.npz')['x'] - sampling.sample(sampling.EDMHeun(), d, r, n=2, batch=64).x.numpy()).max() < 1e-5
+
+
+@needs_network
 @pytest.mark.parametrize('args, word', [
     ('--steps 0', 'steps = 0'), ('--steps -4', 'steps = -4'), ('--nfe 0', 'nfe = 0'), ('--n 0', 'n = 0'), ('--batch 0', 'batch = 0'), ('--seed -1', 'seed = -1'),
     ('--sampler foo', "sampler = 'foo'"), ('--sampler ddim:eta=3', 'eta = 3'), ('--sampler edm:s_churn=-1', 's_churn'), ('--sampler pndm:eta=1', 'no settings'),
     ('--checkpoint nowhere', "'nowhere'"), ('--device abacus', 'abacus'), ('--label 10', 'labels'), ('--guidance 2', 'guidance'), ('--out a.gif', 'a.gif'),
-    ('--grid random', 'random'), ('--steps 5 --nfe 5', 'not allowed with')])
+    ('--grid random', 'random'), ('--restart .3,.06,3,2', 'sigma_min'), ('--restart .06,.3', 'restart'), ('--restart .06,.3,3,2 --nfe 4', 'nfe = 0'), ('--steps 5 --nfe 5', 'not allowed with')])
 def test_errors_name_the_argument_and_leave_nothing(args, word, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said = run(args.split() + ['--quiet'], capsys)
