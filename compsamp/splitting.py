@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['NSE', 'RSE', 'NVV', 'RVV', 'NOBA', 'ROBA', 'NBAO', 'RBAO', 'NOBAB', 'ROBAB', 'CSE', 'CVV', 'COBA', 'SAMPLERS',
-           'parts', 'check_word', 'spell', 'fraction', 'euler_letter', 'noise_letter', 'multiply', 'Splitting',
-           'check_settings', 'conjugate_letter']
+           'parts', 'check_word', 'spell', 'fraction', 'euler_letter', 'noise_letter', 'multiply', 'check_settings',
+           'Splitting', 'conjugate_letter']
 
 # %% ../nbs/12_splitting.ipynb #26461427
 from dataclasses import dataclass
@@ -78,7 +78,17 @@ def multiply(letters: list,           # of one piece of `spell`
         a1, b1 = move(c, *fraction(t, s, turn, of)); a, b = a1 @ a, a1 @ b + b1
     return a, b
 
-# %% ../nbs/12_splitting.ipynb #ab796390
+# %% ../nbs/12_splitting.ipynb #d8bfcc97
+def check_settings(s  # a `Splitting`
+                   ):
+    "ValueError for a setting out of range, or one that the word or the kind of letter does not use."
+    require(0 <= s.lam_s < np.inf, 'lam_s', s.lam_s, 'a finite number, at least 0')
+    require(s.lam_s == 1 or 'O' in s.word, 'lam_s', s.lam_s, f'1: there is no O in {s.word}')
+    require(np.isfinite(s.lam), 'lam', s.lam, 'a finite number'); require(s.shape in PATTERNS, 'shape', s.shape, f'one of {list(PATTERNS)}')
+    require(s.freeze in ('eps', 'v'), 'freeze', s.freeze, "'eps' or 'v'")
+    for n, plain in (('lam', 0), ('freeze', 'eps')): require(s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f'{plain}, or conjugate=True')
+
+# %% ../nbs/12_splitting.ipynb #51c930e3
 @dataclass(frozen=True)
 class Splitting(Sampler):
     "A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for the last one again. PSLD only; ValueError for anything else."
@@ -122,14 +132,6 @@ class Splitting(Sampler):
             if f'p{i}' in r: e = affine(r[f'p{i}'], z, r[f'q{i}'], e)          # w v instead of eps
             z = affine(r[f'a{i}'], z, r[f'b{i}'], e)
         return z, None
-
-def check_settings(s: Splitting):
-    "ValueError for a setting out of range, or one that the word or the kind of letter does not use."
-    require(0 <= s.lam_s < np.inf, 'lam_s', s.lam_s, 'a finite number, at least 0')
-    require(s.lam_s == 1 or 'O' in s.word, 'lam_s', s.lam_s, f'1: there is no O in {s.word}')
-    require(np.isfinite(s.lam), 'lam', s.lam, 'a finite number'); require(s.shape in PATTERNS, 'shape', s.shape, f'one of {list(PATTERNS)}')
-    require(s.freeze in ('eps', 'v'), 'freeze', s.freeze, "'eps' or 'v'")
-    for n, plain in (('lam', 0), ('freeze', 'eps')): require(s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f'{plain}, or conjugate=True')
 
 # %% ../nbs/12_splitting.ipynb #6804bf79
 NSE, RSE = partial(Splitting, 'BA', 'tt'), partial(Splitting, 'BA', 't-')            # deterministic: naive, reduced
