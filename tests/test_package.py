@@ -75,7 +75,7 @@ def test_readme_commands():
     assert lines.count("pip install -e '.[dev]' && nbdev_test && pytest tests") == 1
 
 def test_readme_example_runs(tmp_path):
-    code, = re.findall(r'(?s)```python\n(.*?)```', README)
+    code = '\n'.join(re.findall(r'(?s)```python\n(.*?)```', README))
     out = run(code, tmp_path)
     assert out.returncode == 0, out.stderr[-2000:]
     assert re.search(r'\b50 evaluations per picture', out.stdout)
