@@ -243,7 +243,9 @@ def test_published_second_half_differs_for_a_linear_rate():
     class Slip(SSCS):
         def prepare(self, process, times):
             out = super().prepare(process, times)
-            for r in out: m, c = psld.stationary_flow(process, f64([r.t]), f64([(r.t + r.s) / 2])); r.a2, r.c2 = m[0], c[0]
+            for r in out:                                   # the second half: out with the right one, in with the other
+                mid = (r.t + r.s) / 2; (right, _), (wrong, c) = (psld.stationary_flow(process, f64([a]), f64([b])) for a, b in ((mid, r.s), (r.t, mid)))
+                turn = wrong[0] @ torch.linalg.inv(right[0]); r.a, r.b, r.c2 = turn @ r.a, turn @ r.b, c[0]
             return out
     for p, same in ((PSLD(), True), (PSLD(beta=.1, beta_max=16.), False)):
         z = p.prior((50, 4), Noise(0, 50, (4,), dtype=torch.float64)()); d = WIDE.denoiser(p)
