@@ -33,7 +33,7 @@ class RestartInterval:
         t = process.time([sigma_min, sigma_max]).tolist()
         return cls(*t, points, repeats)
 
-# %% ../nbs/13_restart.ipynb #0dbd3d4c
+# %% ../nbs/13_restart.ipynb #10e62aea
 def snap(main: Tensor, interval: RestartInterval) -> int:
     "Index of the grid point nearest to t_min; an error if the interval leaves the grid."
     lo, hi = float(main[-1]), float(main[0])
@@ -42,6 +42,7 @@ def snap(main: Tensor, interval: RestartInterval) -> int:
     require(float(main[i]) < interval.t_max <= hi * (1 + 1e-12), 't_max', interval.t_max, f'above {float(main[i]):.6g}, to which t_min = {interval.t_min:.6g} snaps, and at most {hi:.6g}')
     return i
 
+# %% ../nbs/13_restart.ipynb #ed371678
 def restart(process: LinearSDE,
             main,                          # falling grid `(N,)`, or its number of points (then `kind`)
             intervals,                     # `RestartInterval`s, in any order
