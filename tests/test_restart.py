@@ -140,3 +140,27 @@ V = RestartInterval
     (lambda: last(states(DDIM(), MIX.denoiser(VP()), restart(VP(), 9, [V(.1, .3, 3, 1)]), torch.ones(1, 2))), 'draw')])
 def test_bad_input(make, words):
     with pytest.raises(ValueError, match=words): make()
+
+
+# ---------------------------------------------------------------- the plan
+
+def test_reached_is_what_a_crowd_reaches():
+    from compsamp.restart import Scaled, reached
+    v = torch.tensor([1., .02]).double(); d = GaussianMixture(torch.zeros(1, 2), torch.diag(v)[None])
+    for p, s, e in ((VP(), EDMHeun(), 0.), (EDM(), EulerMaruyama(), .05), (CLD(), RVV(), -.05)):
+        r = restart(p, grid(p, 15, 'quadratic' if p.k == 2 else 'karras'), [RestartInterval.from_sigma(p, .1, 1., 4, 2)])
+        x = sample(s, Scaled(d.denoiser(p), e), r, n=8000, batch=8000, shape=(2,), dtype=torch.float64).x; assert (x.var(0) / reached(s, p, r, v, e) - 1).abs().max() < .08
+    fine = reached(EDMHeun(), EDM(), grid(EDM(), 300, 'karras'), v); assert (fine / v - 1).abs().max() < 2e-3                  # a fine grid ends on the data
+
+
+def test_plan_keeps_its_budget_and_its_word():
+    from compsamp.restart import Plan, foresee, plan_restart, spectrum
+    data = GaussianMixture(torch.zeros(1, 3), torch.diag(torch.tensor([1., .05, .005]).double())[None]); x = data.sample(400)
+    for p in (VP(), PSLD()):
+        d = data.denoiser(p); plan = plan_restart(d, 41, pictures=x, levels=((.06, .3), (.4, 3.)), sizes=(3,)); assert isinstance(plan, Plan) and plan.nfe <= 41
+        s = EDMHeun() if p.k == 1 else Heun(); assert sample(s, d, plan.route(p), n=2, shape=(3,)).nfe == plan.nfe
+        assert plan.error == min(row[0] for row in plan.table) == foresee(s, p, plan.route(p), spectrum(x), .03)
+        for _, n, up in plan.table: assert nfe(s, restart(p, n, [up] if up else [])) <= 41
+    assert plan_restart(data.denoiser(EDM()), 35, shape=(3,), seed=3, batch=32, levels=((.06, .3),), sizes=(3,)).nfe <= 35          # draws its own batch
+    for bad, word in (((8,), 'budget'), ((35,), 'error')):
+        with pytest.raises(ValueError, match=word): plan_restart(d, *bad, shape=(3,), error=.03 if word == 'budget' else 2.)
