@@ -4,7 +4,7 @@
 __all__ = ['GROWTH', 'interleave', 'ratio', 'Zero', 'driver', 'driver_cost', 'call_cost', 'bare_step', 'training_cost', 'fresh',
            'memory_growth', 'import_cost', 'figures', 'main']
 
-# %% ../nbs/91_bench.ipynb #fdda4619
+# %% ../nbs/91_bench.ipynb #8ee481d0
 import argparse, subprocess, sys, time
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as fn
 from . import networks, sampling, training
 from .core import Noise, require, write_json
 from .forward import VP
+from .psld import PSLD
 
 # %% ../nbs/91_bench.ipynb #e3b0c48d
 def interleave(candidates: dict,   # name: function without arguments
@@ -29,7 +30,7 @@ def ratio(took: dict, a: str, b: str) -> float:
     "The median over rounds of a's time over b's."
     return float(np.median(took[a] / took[b]))
 
-# %% ../nbs/91_bench.ipynb #4edeccb8
+# %% ../nbs/91_bench.ipynb #def13fa1
 class Zero(nn.Module):
     "A network that returns the same zeros at every call: what is left is the frame's own cost."
     def __init__(self, shape): super().__init__(); self.channels, self.out = shape[1], torch.zeros(shape)
@@ -45,8 +46,8 @@ def driver(sampler, batch: int, evals: int = 40, process=None):
     return go, sampling.nfe(sampler, n)
 
 def driver_cost(samplers: dict, batch: int, rounds: int = 15) -> dict:
-    "Median microseconds per evaluation of each sampler's own work, measured in turns."
-    runs = {n: driver(s, batch) for n, s in samplers.items()}
+    "Median microseconds per evaluation of each sampler's own work, measured in turns; those that need a momentum run on PSLD."
+    runs = {n: driver(s, batch, process=PSLD() if s.k == 2 else None) for n, s in samplers.items()}
     took = interleave({n: go for n, (go, _) in runs.items()}, rounds, warmup=3)
     return {n: float(np.median(took[n])) / runs[n][1] * 1e6 for n in runs}
 
@@ -104,13 +105,13 @@ def import_cost(rounds: int = 5) -> dict:
     "Seconds of a whole process that imports torch, and of one that imports our modules too (compsamp by itself imports nothing), in turns."
     return interleave({'torch': lambda: fresh('import torch'), 'compsamp': lambda: fresh('import compsamp.networks, compsamp.sampling, compsamp.training, compsamp.metrics')}, rounds)
 
-# %% ../nbs/91_bench.ipynb #80340771
+# %% ../nbs/91_bench.ipynb #991fa029
 def figures(quick: bool = False) -> list:
     "Every figure as (what, value, unit, limit)."
     rounds = 3 if quick else 15; rows = []; net = networks.load('fashion-vp')
     for b, most in ((1, 50), (64, 130)):
-        own = driver_cost({n: S() for n, S in sampling.SAMPLERS.items()}, b, rounds); call = call_cost(net, b, 3 if quick else 9)
-        for n, v in own.items(): rows.append((f'driver, {n}, batch {b}', v, 'us per evaluation', most if n == 'ddim' else None))
+        own = driver_cost({n: S() for n, S in sampling.registry().items()}, b, rounds); call = call_cost(net, b, 3 if quick else 9)
+        for n, v in own.items(): rows.append((f'driver, {n}, batch {b}', v, 'us per evaluation', most if n == 'ddim' else 100 if b == 1 else None))
         rows.append((f'driver, ddim, batch {b}, of a real call', 100 * own['ddim'] / call, '%', None))
     t = training_cost(3 if quick else 11); rows.append(('training step over a bare loop', ratio(t, 'ours', 'bare'), 'ratio', 1.10))
     for how in ('states', 'sample'): rows.append((f'memory at 900 steps above 100, {how}', memory_growth(900, how) - memory_growth(100, how), 'MB', 20))

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['GRIDS', 'ADAMS', 'SAMPLERS', 'scales', 'eye', 'slopes', 'karras', 'grid', 'check_grid', 'Sampler', 'Route', 'nfe',
-           'points', 'finish', 'walk', 'descend', 'jumps', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'DDIM', 'DDPM',
-           'transfer', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'EDMHeun', 'parse_value',
-           'registry', 'parse_sampler', 'Samples', 'watch', 'bound', 'sample', 'options', 'save_samples',
-           'parse_restart', 'draw_pictures', 'main']
+           'points', 'finish', 'prepared', 'coefficients', 'walk', 'descend', 'jumps', 'states', 'Euler', 'Heun',
+           'EulerMaruyama', 'DDIM', 'DDPM', 'transfer', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2',
+           'DPMpp2M', 'EDMHeun', 'parse_value', 'registry', 'parse_sampler', 'Samples', 'watch', 'bound', 'sample',
+           'options', 'save_samples', 'parse_restart', 'draw_pictures', 'main']
 
 # %% ../nbs/07_sampling.ipynb #039936a0
 import argparse, importlib, importlib.util, math, time
@@ -71,7 +71,7 @@ def check_grid(times,  # numbers or a tensor, `(N,)`
     require(bool((t[1:] < t[:-1]).all()), 'times', [round(float(v), 6) for v in t[:8]], 'strictly falling')
     return t
 
-# %% ../nbs/07_sampling.ipynb #0fb448d6
+# %% ../nbs/07_sampling.ipynb #5b3a12e6
 @dataclass(frozen=True)
 class Sampler:
     "A step and its facts. Subclasses are plain numbers with two methods; the driver `states` owns everything else."
@@ -80,7 +80,7 @@ class Sampler:
     draws: ClassVar[int] = 0        # normal draws per step
     k: ClassVar[int | None] = None  # number of blocks it needs; None for any
     def prepare(self, process: LinearSDE, times: Tensor) -> list:
-        "One `Record` of float64 coefficients per interval of the checked grid `times`; called once."
+        "One `Record` of float64 coefficients per interval of the checked grid `times`; called once per grid."
         raise NotImplementedError(f'{type(self).__name__}.prepare')
     def step(self, denoiser: NoisePredictor, z: Tensor, r, draw, memory):
         "From z at r.t to (z at r.s, memory); `draw()` gives a standard normal; memory is None at the start and after a jump."
@@ -125,7 +125,19 @@ def finish(denoiser: NoisePredictor,
     F, _, E = slopes(p, f64([t])); c = z.shape[1] // p.k
     return affine(eye(p) - t * F[0], z, -t * E[0], denoiser.eps(z, t))[:, :c]
 
-# %% ../nbs/07_sampling.ipynb #f2ab2816
+# %% ../nbs/07_sampling.ipynb #e58587a3
+@lru_cache(maxsize=64)
+def prepared(sampler: Sampler, process: LinearSDE, times: tuple) -> list:
+    "`sampler.prepare`, once for equal arguments."
+    return sampler.prepare(process, f64(times))
+
+def coefficients(sampler: Sampler, process: LinearSDE, times: Tensor) -> list:
+    "The records of a checked grid; kept for the next batch if sampler and process are frozen, as all of ours are."
+    frozen = lambda o: getattr(getattr(o, '__dataclass_params__', None), 'frozen', False)
+    if len(times) < 2: return []
+    return prepared(sampler, process, tuple(times.tolist())) if frozen(sampler) and frozen(process) else sampler.prepare(process, times)
+
+# %% ../nbs/07_sampling.ipynb #15e63410
 @torch.no_grad()
 def walk(sampler: Sampler, denoiser: NoisePredictor,
          recs: list,        # placed records of one falling stretch
@@ -140,7 +152,7 @@ def descend(sampler: Sampler, denoiser: NoisePredictor,
             times: Tensor,     # falling, checked
             z: Tensor, draw=None):
     "`walk` along a falling grid."
-    return walk(sampler, denoiser, place(sampler.prepare(denoiser.process, times), z) if len(times) > 1 else [], z, draw)
+    return walk(sampler, denoiser, place(coefficients(sampler, denoiser.process, times), z), z, draw)
 
 def jumps(process: LinearSDE, route: Route) -> list:
     "One `Record` per detour: z goes up to a z + c w, by the transition kernel from main[i] to inner[0]."
@@ -161,7 +173,7 @@ def states(sampler: Sampler, denoiser: NoisePredictor,
     for s in used: require(s.k in (None, p.k), 'process', p, f'k = {s.k} for {type(s).__name__}')
     noisy = any(s.draws for s in used) or bool(route.detours) and route.s_noise > 0
     require(draw is not None or not noisy, 'draw', draw, f'a source of noise: {type(sampler).__name__} draws' if sampler.draws else 'a source of noise: the way up draws')
-    recs = place(sampler.prepare(p, main), z) if len(main) > 1 else []; inner = [place(inside.prepare(p, t), z) for _, t, _ in route.detours]; at = 0
+    recs = place(coefficients(sampler, p, main), z); inner = [place(coefficients(inside, p, t), z) for _, t, _ in route.detours]; at = 0
     yield z
     for (i, _, repeats), r, down in zip(route.detours, place(jumps(p, route), z), inner):
         for z in walk(sampler, denoiser, recs[at:i], z, draw): yield z
