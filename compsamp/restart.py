@@ -76,12 +76,12 @@ def timeline(route: Route, sampler: Sampler, evals: int = 1) -> tuple:
     down(route.main[at + 1:], cost)
     return np.array(spent), np.array(t)
 
-# %% ../nbs/13_restart.ipynb #fabe44bc
+# %% ../nbs/13_restart.ipynb #ee9b1765
 def spectrum(x: Tensor,       # pictures `(n, C, H, W)` or vectors `(n, d)`
              bins: int = 24   # at most
              ) -> Tensor:     # `(bins,)`, falling
     "Variances of data in many directions: of the Fourier coefficients of pictures, along the principal axes of vectors; means over equal shares."
-    x = x.double() - x.double().mean(0)
+    x = x.double() - x.double().mean(0); require(x.dim() > 2 or len(x) > 2 * x.shape[1], 'x', tuple(x.shape), 'more than 2 d vectors: fewer leave directions empty')
     v = torch.fft.fft2(x, norm='ortho').abs().square().mean(0).flatten() if x.dim() > 2 else torch.linalg.eigvalsh(x.T @ x / len(x))
     return torch.stack([part.mean() for part in v.sort(descending=True)[0].tensor_split(min(bins, len(v)))]).clamp(min=1e-8)
 
