@@ -47,7 +47,7 @@ def unblocks(zb: Tensor  # `(B, k, C, ...)`
     "The inverse of `blocks`."
     return zb.flatten(1, 2)
 
-# %% ../nbs/00_core.ipynb #21e34ac1
+# %% ../nbs/00_core.ipynb #a599e53f
 def per_sample(a: Tensor,  # one number per sample, `(B,)`
                z: Tensor   # a state of B samples
                ) -> Tensor:  # `(B, 1, ...)`
@@ -56,12 +56,12 @@ def per_sample(a: Tensor,  # one number per sample, `(B,)`
 
 def flat(z: Tensor, k: int) -> Tensor:  # `(B, k, n)`
     "The blocks as rows; an error if k does not divide the channels."
-    require(z.dim() >= 2 and z.shape[1] % k == 0, 'z', tuple(z.shape), f'axis 1 must be a multiple of k = {k}')
+    if z.dim() < 2 or z.shape[1] % k: require(False, 'z', tuple(z.shape), f'axis 1 must be a multiple of k = {k}')
     return z.reshape(len(z), k, -1)
 
 def spread(A: Tensor, z: Tensor) -> Tensor:  # `(B, k, k)`
     "The matrix of each sample, in z's dtype and on its device."
-    require(A.dim() < 3 or len(A) in (1, len(z)), 'A', tuple(A.shape), f'one matrix, or one for each of the {len(z)} samples')
+    if A.dim() > 2 and len(A) not in (1, len(z)): require(False, 'A', tuple(A.shape), f'one matrix, or one for each of the {len(z)} samples')
     return cast(A, z).expand(len(z), *A.shape[-2:])
 
 def mix(A,         # a float (k = 1), or float matrices `(k, k)` or `(B, k, k)`
@@ -73,7 +73,7 @@ def mix(A,         # a float (k = 1), or float matrices `(k, k)` or `(B, k, k)`
     if k == 1: return z * per_sample(spread(A, z).flatten(), z)
     return torch.bmm(spread(A, z), flat(z, k)).reshape(z.shape)
 
-# %% ../nbs/00_core.ipynb #3e6940e4
+# %% ../nbs/00_core.ipynb #322874c8
 def affine(a,          # float, `(k, k)` or `(B, k, k)`
            z: Tensor,  # a state
            b,          # like a
@@ -82,7 +82,7 @@ def affine(a,          # float, `(k, k)` or `(B, k, k)`
     "`a z + b e`, blockwise: the one line nearly every sampler step consists of."
     if isinstance(a, float) and isinstance(b, float): return torch.add(z * a, e, alpha=b)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor) and b.shape[-1] > 1): return mix(a, z) + mix(b, e)
-    return torch.baddbmm(flat(mix(a, z), b.shape[-1]), spread(b, e), flat(e, b.shape[-1])).reshape(z.shape)
+    k = b.shape[-1]; return torch.baddbmm(torch.bmm(spread(a, z), flat(z, k)), spread(b, e), flat(e, k)).reshape(z.shape)
 
 # %% ../nbs/00_core.ipynb #a0da7564
 class Record(SimpleNamespace):

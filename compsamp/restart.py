@@ -133,7 +133,7 @@ def foresee(sampler: Sampler, process: LinearSDE, times, variances: Tensor, erro
     "RMS relative error of the standard deviations a sampler ends with, over directions and over eps right, too large and too small by `error`."
     return float(torch.stack([(reached(sampler, process, times, variances, e) / variances).sqrt() - 1 for e in (0., error, -error)]).square().mean().sqrt())
 
-# %% ../nbs/13_restart.ipynb #4626ed99
+# %% ../nbs/13_restart.ipynb #6c6bd260
 LEVELS = tuple((lo, hi) for lo in (.06, .15, .4) for hi in (.3, 1., 3.) if hi > 1.5 * lo)
 
 @torch.no_grad()
@@ -151,12 +151,14 @@ def plan_restart(denoiser: NoisePredictor,
     require(0 < error < 1, 'error', error, 'in (0, 1)'); require(full >= 6, 'budget', budget, f'at least {nfe(s, 6)}: six points of {type(s).__name__} and the final evaluation')
     if pictures is None: pictures = sample(s, denoiser, grid(p, full, kind), n=batch, seed=seed, shape=shape).x
     v = spectrum(pictures); main = lambda n: grid(p, n, kind); table = [(foresee(s, p, main(full), v, error), full, None)]
-    for n, up in candidates(s, p, budget, full, levels, sizes): table.append((foresee(s, p, restart(p, main(n), [up], kind=kind), v, error), n, up))
+    for n, up in candidates(s, p, budget, full, levels, sizes, kind): table.append((foresee(s, p, restart(p, main(n), [up], kind=kind), v, error), n, up))
     table.sort(key=lambda row: row[0]); best, n, up = table[0]; ups = (up,) if up else ()
     return Plan(n, ups, nfe(s, restart(p, main(n), ups, kind=kind)), best, table, kind)
 
-def candidates(sampler: Sampler, process: LinearSDE, budget: int, full: int, levels, sizes):
-    "Main points and interval of everything worth trying within the budget."
-    for n, (lo, hi), m in itertools.product(sorted({max(5, round(full * f)) for f in (.4, .55, .7, .85)}), levels, sizes):
-        most = (budget - nfe(sampler, n)) // (sampler.evals * (m - 1))
-        for K in sorted({k for k in (1, 2, 3, 5, 8, 13, most) if 1 <= k <= most}): yield n, RestartInterval.from_sigma(process, lo, hi, m, K)
+def candidates(sampler: Sampler, process: LinearSDE, budget: int, full: int, levels, sizes, kind: str):
+    "Main points and interval of everything worth trying within the budget; intervals that snap to the same one stand once."
+    for n in sorted({max(5, round(full * f)) for f in (.4, .55, .7, .85)}):
+        main = grid(process, n, kind); ends = {(snap(main, up), up.t_max): up for up in (RestartInterval.from_sigma(process, *v, 2, 1) for v in reversed(levels))}
+        for up, m in itertools.product(ends.values(), sizes):
+            most = (budget - nfe(sampler, n)) // (sampler.evals * (m - 1))
+            for K in sorted({k for k in (1, 2, 3, 5, 8, 13, most) if 1 <= k <= most}): yield n, RestartInterval(up.t_min, up.t_max, m, K)

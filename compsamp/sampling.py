@@ -125,19 +125,21 @@ def finish(denoiser: NoisePredictor,
     F, _, E = slopes(p, f64([t])); c = z.shape[1] // p.k
     return affine(eye(p) - t * F[0], z, -t * E[0], denoiser.eps(z, t))[:, :c]
 
-# %% ../nbs/07_sampling.ipynb #e58587a3
+# %% ../nbs/07_sampling.ipynb #7157635e
 @lru_cache(maxsize=64)
-def prepared(sampler: Sampler, process: LinearSDE, times: tuple) -> list:
-    "`sampler.prepare`, once for equal arguments."
-    return sampler.prepare(process, f64(times))
+def prepared(sampler: Sampler, process: LinearSDE, times: tuple, dtype, device) -> list:
+    "`sampler.prepare`, placed, once for equal arguments."
+    return place(sampler.prepare(process, f64(times)), torch.empty(0, dtype=dtype, device=device))
 
-def coefficients(sampler: Sampler, process: LinearSDE, times: Tensor) -> list:
-    "The records of a checked grid; kept for the next batch if sampler and process are frozen, as all of ours are."
+def coefficients(sampler: Sampler, process: LinearSDE, times: Tensor,
+                 z: Tensor) -> list:  # a state: its dtype and device
+    "The records of a checked grid, placed; kept for the next batch if sampler and process are frozen, as all of ours are."
     frozen = lambda o: getattr(getattr(o, '__dataclass_params__', None), 'frozen', False)
     if len(times) < 2: return []
-    return prepared(sampler, process, tuple(times.tolist())) if frozen(sampler) and frozen(process) else sampler.prepare(process, times)
+    if frozen(sampler) and frozen(process): return prepared(sampler, process, tuple(times.tolist()), z.dtype, z.device)
+    return place(sampler.prepare(process, times), z)
 
-# %% ../nbs/07_sampling.ipynb #15e63410
+# %% ../nbs/07_sampling.ipynb #c3adb541
 @torch.no_grad()
 def walk(sampler: Sampler, denoiser: NoisePredictor,
          recs: list,        # placed records of one falling stretch
@@ -152,7 +154,7 @@ def descend(sampler: Sampler, denoiser: NoisePredictor,
             times: Tensor,     # falling, checked
             z: Tensor, draw=None):
     "`walk` along a falling grid."
-    return walk(sampler, denoiser, place(coefficients(sampler, denoiser.process, times), z), z, draw)
+    return walk(sampler, denoiser, coefficients(sampler, denoiser.process, times, z), z, draw)
 
 def jumps(process: LinearSDE, route: Route) -> list:
     "One `Record` per detour: z goes up to a z + c w, by the transition kernel from main[i] to inner[0]."
@@ -173,7 +175,7 @@ def states(sampler: Sampler, denoiser: NoisePredictor,
     for s in used: require(s.k in (None, p.k), 'process', p, f'k = {s.k} for {type(s).__name__}')
     noisy = any(s.draws for s in used) or bool(route.detours) and route.s_noise > 0
     require(draw is not None or not noisy, 'draw', draw, f'a source of noise: {type(sampler).__name__} draws' if sampler.draws else 'a source of noise: the way up draws')
-    recs = place(coefficients(sampler, p, main), z); inner = [place(coefficients(inside, p, t), z) for _, t, _ in route.detours]; at = 0
+    recs = coefficients(sampler, p, main, z); inner = [coefficients(inside, p, t, z) for _, t, _ in route.detours]; at = 0
     yield z
     for (i, _, repeats), r, down in zip(route.detours, place(jumps(p, route), z), inner):
         for z in walk(sampler, denoiser, recs[at:i], z, draw): yield z
