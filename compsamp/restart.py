@@ -4,7 +4,7 @@
 __all__ = ['LEVELS', 'RestartInterval', 'snap', 'restart', 'timeline', 'spectrum', 'Scaled', 'Impulses', 'reached', 'Plan',
            'foresee', 'plan_restart', 'candidates']
 
-# %% ../nbs/13_restart.ipynb #652d3ef9
+# %% ../nbs/13_restart.ipynb #38aee653
 import itertools, math, warnings
 from dataclasses import dataclass
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from .core import f64, require
 from .forward import LinearSDE, NoisePredictor
 from .mixtures import GaussianMixture
-from .sampling import EDMHeun, Heun, Route, Sampler, grid, nfe, points, sample, states
+from .sampling import EDMHeun, Heun, Route, Sampler, as_route, grid, nfe, points, sample, states
 
 # %% ../nbs/13_restart.ipynb #c15266ba
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def spectrum(x: Tensor,       # pictures `(n, C, H, W)` or vectors `(n, d)`
     v = torch.fft.fft2(x, norm='ortho').abs().square().mean(0).flatten() if x.dim() > 2 else torch.linalg.eigvalsh(x.T @ x / len(x))
     return torch.stack([part.mean() for part in v.sort(descending=True)[0].tensor_split(min(bins, len(v)))]).clamp(min=1e-8)
 
-# %% ../nbs/13_restart.ipynb #de47d43e
+# %% ../nbs/13_restart.ipynb #570767d6
 class Scaled(NoisePredictor):
     "A denoiser whose eps is wrong by a factor 1 + `error`."
     def __init__(self, denoiser: NoisePredictor, error: float): super().__init__(denoiser.process); self.inner, self.error = denoiser, error
@@ -109,7 +109,7 @@ def reached(sampler: Sampler, process: LinearSDE,
             error: float = 0.     # relative error of eps
             ) -> Tensor:          # `(m,)`
     "The variances a sampler ends with on Gaussian data: exact, because every step is linear."
-    route = times if isinstance(times, Route) else Route(f64(times)); k, m = process.k, len(variances)
+    route = as_route(process, times); k, m = process.k, len(variances)
     draws = 1 + sampler.draws * (len(route.main) - 1) + sum(K * (1 + (route.inside or sampler).draws * (len(t) - 1)) for _, t, K in route.detours)
     twin = GaussianMixture(torch.zeros(1, m), torch.diag(variances)[None]).denoiser(process); draw = Impulses(k * draws, k, m)
     for z in states(sampler, Scaled(twin, error), route, process.prior((k * draws, k * m), draw()), draw): pass

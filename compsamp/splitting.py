@@ -5,13 +5,13 @@ __all__ = ['NSE', 'RSE', 'NVV', 'RVV', 'NOBA', 'ROBA', 'NBAO', 'RBAO', 'NOBAB', 
            'parts', 'check_word', 'spell', 'fraction', 'euler_letter', 'noise_letter', 'multiply', 'check_settings',
            'Splitting', 'conjugate_letter']
 
-# %% ../nbs/12_splitting.ipynb #26461427
+# %% ../nbs/12_splitting.ipynb #ec7fde03
 from dataclasses import dataclass
 from functools import cached_property, partial
 import numpy as np
 import torch
 from torch import Tensor
-from .conjugate import PATTERNS, carry, check_full, check_step, conjugator, held
+from .conjugate import check_damping, check_full, check_step, conjugator, damped, held
 from .core import affine, f64, mix, records, require
 from .psld import PSLD
 from .sampling import Sampler
@@ -78,14 +78,13 @@ def multiply(letters: list,           # of one piece of `spell`
         a1, b1 = move(c, *fraction(t, s, turn, of)); a, b = a1 @ a, a1 @ b + b1
     return a, b
 
-# %% ../nbs/12_splitting.ipynb #d8bfcc97
+# %% ../nbs/12_splitting.ipynb #ca01aa27
 def check_settings(s  # a `Splitting`
                    ):
     "ValueError for a setting out of range, or one that the word or the kind of letter does not use."
     require(0 <= s.lam_s < np.inf, 'lam_s', s.lam_s, 'a finite number, at least 0')
     require(s.lam_s == 1 or 'O' in s.word, 'lam_s', s.lam_s, f'1: there is no O in {s.word}')
-    require(np.isfinite(s.lam), 'lam', s.lam, 'a finite number'); require(s.shape in PATTERNS, 'shape', s.shape, f'one of {list(PATTERNS)}')
-    require(s.freeze in ('eps', 'v'), 'freeze', s.freeze, "'eps' or 'v'")
+    check_damping(s)
     for n, plain in (('lam', 0), ('freeze', 'eps')): require(s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f'{plain}, or conjugate=True')
 
 # %% ../nbs/12_splitting.ipynb #51c930e3
@@ -142,7 +141,7 @@ NOBAB, ROBAB = partial(Splitting, 'OBAB', '-ttt'), partial(Splitting, 'OBAB', '-
 CSE, CVV, COBA = (partial(Splitting, w, p, conjugate=True) for w, p in (('BA', 't-'), ('BAB', 't-s'), ('OBA', '-s-')))
 SAMPLERS = {n.lower(): globals()[n] for n in 'NSE RSE NVV RVV NOBA ROBA NBAO RBAO NOBAB ROBAB CSE CVV COBA'.split()}
 
-# %% ../nbs/12_splitting.ipynb #a2d1b4bb
+# %% ../nbs/12_splitting.ipynb #ac0e4032
 def conjugate_letter(process: PSLD, letter: str, noisy: bool,
                      t: Tensor, s: Tensor,  # the letter's share, `(n,)` each
                      B: Tensor,             # `(2, 2)`; its row for this letter is used
@@ -151,5 +150,4 @@ def conjugate_letter(process: PSLD, letter: str, noisy: bool,
     D, W = parts(process, letter, noisy); B = B * (D != 0).any(1, keepdim=True); rate = lambda u: process.rate(u)[..., None, None]
     gain = lambda u: -rate(u) * W @ torch.linalg.inv(process.factor(u)).mT                  # what eps does to z
     skip, out = (lambda u: 0., gain) if freeze == 'eps' else (lambda u: gain(u) @ held(process, u)[0], lambda u: gain(u) @ held(process, u)[1])
-    Q, Theta = carry(lambda u: B + rate(u) * D + skip(u), out, t, s)
-    return Q - (t - s)[:, None, None] * (Q @ B), Theta
+    return damped(lambda u: B + rate(u) * D + skip(u), out, B, t, s)
