@@ -4,11 +4,12 @@
 __all__ = ['OBJECTIVES', 'PROCESSES', 'SETTINGS', 'Dice', 'draw_times', 'noisy', 'Epsilon', 'Velocity', 'rate', 'ema_decay',
            'Feed', 'check_data', 'check_recipe', 'fingerprint', 'fast_bf16', 'in_bf16', 'Trainer', 'run_card',
            'run_state', 'save_run', 'check_resume', 'resume_run', 'preview', 'loss_figure', 'Board', 'interruptible',
-           'fit', 'parse_process', 'load_data', 'about', 'parser', 'settle_settings', 'make_trainer', 'main']
+           'fit', 'parse_process', 'process_text', 'objectives', 'parse_objective', 'load_data', 'about', 'parser',
+           'inherited', 'settle_settings', 'make_network', 'make_trainer', 'main']
 
-# %% ../nbs/05_training.ipynb #b48fed88
-import argparse, contextlib, copy, math, re, signal, sys, threading, time, zipfile, zlib
-from dataclasses import dataclass
+# %% ../nbs/05_training.ipynb #8158d537
+import argparse, contextlib, copy, importlib, importlib.util, math, re, signal, sys, threading, time, zipfile, zlib
+from dataclasses import dataclass, fields
 from pathlib import Path
 import numpy as np
 import torch
@@ -226,15 +227,15 @@ class Trainer:
         "Take up a run where `save` left it; the settings must be the same."
         return resume_run(self, Path(folder))
 
-# %% ../nbs/05_training.ipynb #241b2ad8
+# %% ../nbs/05_training.ipynb #fff5cf12
 def run_card(trainer: Trainer, **more) -> dict:
     "The card of a run: enough to build the network and the process again, and to check a resume."
     net = trainer.net; inner = getattr(net, 'net', net)
-    predicts = {v: k for k, v in networks.PARAMETRISATIONS.items()}.get(type(net), 'eps')
+    predicts, o = {v: k for k, v in networks.PARAMETRISATIONS.items()}.get(type(net), 'eps'), trainer.objective
     return dict(process=networks.process_card(trainer.process),
                 network=dict(kind=type(inner).__name__, predicts=predicts, config=getattr(inner, 'config', {}), parameters=networks.parameters(inner)),
                 shape=list(trainer.shape),
-                training=dict(trainer.hyper, done=trainer.done, objective=type(trainer.objective).__name__, pictures=len(trainer.feed.images),
+                training=dict(trainer.hyper, done=trainer.done, objective=repr(o) if getattr(o, '__dataclass_fields__', None) else type(o).__name__, pictures=len(trainer.feed.images),
                               fingerprint=trainer.pictures, device=trainer.device.type),
                 versions=dict(torch=torch.__version__), **more)
 
@@ -379,7 +380,7 @@ def fit(trainer: Trainer,
     if trainer.done < steps: print(f'\nstopped and saved at step {trainer.done} of {steps}')
     return trainer.done == steps
 
-# %% ../nbs/05_training.ipynb #61c09780
+# %% ../nbs/05_training.ipynb #32460889
 PROCESSES = dict(vp='VP', cosine='CosineVP', subvp='SubVP', ve='VE', edm='EDM', psld='PSLD')
 
 def parse_process(text: str  # 'vp', or with settings: 'vp:beta_max=10,beta_min=0.2'
@@ -390,6 +391,28 @@ def parse_process(text: str  # 'vp', or with settings: 'vp:beta_max=10,beta_min=
     try: settings = {n.strip(): float(v) for n, v in (pair.split('=') for pair in rest.split(',') if pair)}
     except ValueError: raise ValueError(f'process = {text!r}: settings as in vp:beta_max=10,beta_min=0.2') from None
     return networks.find_process(dict(name=PROCESSES[name.lower()], **settings))
+
+def process_text(process: LinearSDE) -> str:
+    "The inverse of `parse_process`."
+    card = networks.process_card(process); name = {v: n for n, v in PROCESSES.items()}[card.pop('name')]
+    return name + ''.join(f'{sep}{n}={v!r}' for sep, (n, v) in zip(':' + ',' * len(card), ((n, v) for n, v in card.items() if v is not None)))
+
+def objectives() -> dict:
+    "`OBJECTIVES` of this chapter and of the later ones, by name."
+    rooms = [importlib.import_module(f'compsamp.{m}') for m in ('skipstep',) if importlib.util.find_spec(f'compsamp.{m}')]
+    return {**OBJECTIVES, **{n: o for room in rooms for n, o in room.OBJECTIVES.items()}}
+
+def parse_objective(text: str  # 'epsilon', or with settings: 'skipstep:variant=consistent,skip=49'
+                    ):
+    "An objective from one word of the command line."
+    name, _, rest = text.partition(':'); table = objectives()
+    require(name in table, 'objective', text, f'one of {", ".join(table)}')
+    kinds = {f.name: f.type for f in fields(table[name])}; given = {}
+    for n, eq, v in (part.partition('=') for part in rest.split(',') if part):
+        require(eq and n in kinds, 'objective', text, f'{name} takes {" and ".join(f"{k}=..." for k in kinds) or "no settings"}')
+        try: given[n] = kinds[n](v)
+        except ValueError: raise ValueError(f'objective = {text!r}: {n} = {v!r} is no {kinds[n].__name__}') from None
+    return table[name](**given)
 
 def load_data(source: str  # 'embedded', a Fashion-MNIST folder, or an .npz file with `images` (uint8, `(N, C, H, W)`) and perhaps `labels`
               ):
@@ -403,17 +426,18 @@ def load_data(source: str  # 'embedded', a Fashion-MNIST folder, or an .npz file
     require('images' in held, 'data', source, "an .npz file that holds 'images'")
     return held['images'], held.get('labels')
 
-# %% ../nbs/05_training.ipynb #e64906a7
+# %% ../nbs/05_training.ipynb #ba043528
 SETTINGS = dict(data='embedded', process='vp', predicts='eps', objective='epsilon', width=16, depth=1, mults='1,2,2', steps=2000,
-                batch=128, lr=1.5e-3, warmup=200, ema=.999, seed=0)
+                batch=128, lr=1.5e-3, warmup=200, ema=.999, seed=0, init='')
 
 def about() -> dict:
     "One line of help per setting."
     return dict(data="'embedded' (5,000 pictures), a Fashion-MNIST folder, or an .npz file with images and labels",
                 process=f'one of {", ".join(PROCESSES)}; settings as in vp:beta_max=10', predicts=f'what the network predicts: {", ".join(networks.PARAMETRISATIONS)}',
-                objective=f'one of {", ".join(OBJECTIVES)}', width='channels at full resolution, a multiple of 8', depth='residual blocks per resolution',
+                objective=f'one of {", ".join(objectives())}; settings as in skipstep:variant=consistent,skip=49', width='channels at full resolution, a multiple of 8', depth='residual blocks per resolution',
                 mults='width multiplier per resolution', steps='of the whole run', batch='pictures per step', lr='largest learning rate',
-                warmup='steps to reach it', ema='weight of the past in the averaged network', seed='of everything that is random')
+                warmup='steps to reach it', ema='weight of the past in the averaged network', seed='of everything that is random',
+                init='a shipped network or a checkpoint folder to start from, which also fixes process, predicts, width, depth and mults')
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `compsamp_train`; settings that are not given do not appear in its answer."
@@ -428,28 +452,44 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--compile', action='store_true', help='torch.compile: slow start, faster steps on a GPU')
     return p
 
-# %% ../nbs/05_training.ipynb #9d97e32c
+# %% ../nbs/05_training.ipynb #44420eae
+def inherited(given: dict) -> dict:
+    "The settings that the checkpoint given['init'] fixes; an error if the others contradict them."
+    card = networks.load(given['init']).card; config = card['network']['config']
+    fixed = dict(process=process_text(networks.find_process(card['process'])), predicts=card['network'].get('predicts', 'eps'),
+                 width=config['width'], depth=config['depth'], mults=','.join(map(str, config['mults'])))
+    said = {n: process_text(parse_process(v)) if n == 'process' else v for n, v in given.items() if n in fixed}
+    differ = {n: (fixed[n], v) for n, v in said.items() if fixed[n] != v}
+    require(not differ, 'init', given['init'], f'settings that agree with the checkpoint; these differ (checkpoint, given): {differ}')
+    return fixed
+
 def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
     "The settings of a run: those given over the defaults, or those of the run that is resumed, which may not be contradicted."
     if not resume:
         require(not (folder / 'card.json').exists(), 'out', str(folder), 'a folder without a checkpoint, or --resume to go on with it')
-        return {**SETTINGS, **given}
+        return {**SETTINGS, **given, **(inherited(given) if given.get('init') else {})}
     was = networks.read_card(folder).get('settings')
     require(was is not None, 'out', str(folder), 'a run that compsamp_train began; use Trainer.resume for others')
     differ = {n: (was.get(n), v) for n, v in given.items() if was.get(n) != v and n != 'data'}   # the pictures may have moved; their fingerprint tells
     require(not differ, 'out', str(folder), f'a run with the same settings; these differ (saved, given): {differ}')
-    return {**was, **given}
+    return {**SETTINGS, **was, **given}
+
+def make_network(s: dict, process: LinearSDE, channels: int, classes: int) -> nn.Module:
+    "The network of a dictionary of `SETTINGS`: a new one, or that of the checkpoint `init`, to be trained on."
+    if s.get('init'): return networks.load(s['init']).network.requires_grad_(True)
+    require(s['predicts'] in networks.PARAMETRISATIONS, 'predicts', s['predicts'], f'one of {", ".join(networks.PARAMETRISATIONS)}')
+    try: mults = tuple(int(m) for m in s['mults'].split(','))
+    except ValueError: raise ValueError(f"mults = {s['mults']!r}: whole numbers with commas, as in 1,2,2") from None
+    torch.manual_seed(max(0, s['seed'])); out = None if process.k == 1 or s['predicts'] == 'eps' else channels   # x0, v and EDM describe the picture alone
+    net = networks.UNet(process.k * channels, s['width'], mults, s['depth'], (len(mults) - 1,), classes, channels_out=out)
+    return networks.PARAMETRISATIONS[s['predicts']](net, process)
 
 def make_trainer(s: dict, device: str | None = None, compile: bool = False) -> Trainer:
     "Network, process, data and trainer of a dictionary of `SETTINGS`."
-    for n, table in (('predicts', networks.PARAMETRISATIONS), ('objective', OBJECTIVES)): require(s[n] in table, n, s[n], f'one of {", ".join(table)}')
-    try: mults = tuple(int(m) for m in s['mults'].split(','))
-    except ValueError: raise ValueError(f"mults = {s['mults']!r}: whole numbers with commas, as in 1,2,2") from None
-    process, (images, labels) = parse_process(s['process']), load_data(s['data']); torch.manual_seed(max(0, s['seed']))
-    out = None if process.k == 1 or s['predicts'] == 'eps' else images.shape[1]                  # x0, v and EDM describe the picture alone
-    net = networks.UNet(process.k * images.shape[1], s['width'], mults, s['depth'], (len(mults) - 1,), 0 if labels is None else int(labels.max()) + 1, channels_out=out)
-    return Trainer(networks.PARAMETRISATIONS[s['predicts']](net, process), process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
-                   amp=s.get('amp'), objective=OBJECTIVES[s['objective']](), device=device, compile=compile)
+    process, objective, (images, labels) = parse_process(s['process']), parse_objective(s['objective']), load_data(s['data'])
+    net = make_network(s, process, images.shape[1], 0 if labels is None else int(labels.max()) + 1)
+    return Trainer(net, process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
+                   amp=s.get('amp'), objective=objective, device=device, compile=compile)
 
 def main(argv: list | None = None  # of the command line
          ) -> int:
@@ -458,7 +498,8 @@ def main(argv: list | None = None  # of the command line
     resume, compile, folder = given.pop('resume', False), given.pop('compile', False), Path(out)
     if given.pop('no_amp', False): given['amp'] = False
     try:
-        s = settle_settings(given, folder, resume); trainer = make_trainer(s, device, compile); s['amp'] = trainer.hyper['amp']
+        s = settle_settings(given, folder, resume); begin = dict(s, init=str(folder) if resume and s['init'] else s['init'])
+        trainer = make_trainer(begin, device, compile); s['amp'] = trainer.hyper['amp']
         if resume: trainer.resume(folder)
         for n, v, lo in (('save-every', save_every, 1), ('eval-every', eval_every, 0)): require(v >= lo, n, v, f'at least {lo}')
     except (ValueError, TypeError, OSError) as e: print(f'compsamp_train: {e}', file=sys.stderr); return 2
