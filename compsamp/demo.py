@@ -4,13 +4,13 @@
 __all__ = ['ROWS', 'RESULTS', 'parse_row', 'way', 'row_facts', 'draw', 'measure', 'fingerprint', 'shipped', 'table', 'picture',
            'options', 'run', 'main', 'measure_options', 'command', 'measure_main']
 
-# %% ../nbs/90_demo.ipynb #e64e47ca
+# %% ../nbs/90_demo.ipynb #407822fa
 import argparse, hashlib, itertools, json, sys
 from pathlib import Path
 import numpy as np
 import torch
 from . import metrics, networks, sampling
-from .core import atomic, require, show, write_json
+from .core import atomic, require, show, to_uint8, write_json
 
 # %% ../nbs/90_demo.ipynb #fe194d78
 ROWS = {  # name in the table: (sampler, grid)
@@ -18,7 +18,7 @@ ROWS = {  # name in the table: (sampler, grid)
     'DDIM': (sampling.DDIM(), 'uniform'),
     'DPM-Solver++(2M)': (sampling.DPMpp2M(), 'karras')}
 
-# %% ../nbs/90_demo.ipynb #629b8cef
+# %% ../nbs/90_demo.ipynb #02f52298
 def parse_row(text: str  # a name of `ROWS`, or a sampler and its grid as one types them: 'edm:s_churn=20@karras'; without '@', uniform; restarts after '/': 'edm@karras/0.06,0.3,3,2'
               ) -> tuple:
     "The sampler and the kind of grid that a row's name stands for."
@@ -27,27 +27,32 @@ def parse_row(text: str  # a name of `ROWS`, or a sampler and its grid as one ty
     require(kind in sampling.GRIDS, 'row', text, f'a grid after @: one of {", ".join(sampling.GRIDS)}')
     return sampling.parse_sampler(name), kind
 
-def way(process, name: str, nfe: int):
-    "The grid of a row for a budget, or the route if it restarts."
+def way(process, name: str, nfe: int, evals: int = 1):
+    "The grid of a row for a budget, or the route if it restarts; `evals` evaluations a call (2 under guidance)."
     s, kind = parse_row(name); ups = [sampling.parse_restart(u, process) for u in name.split('/')[1:]]
-    return sampling.restarted(process, sampling.grid(process, sampling.main_points(s, nfe, ups), kind), ups)
+    return sampling.restarted(process, sampling.main_points(s, nfe, ups, evals), ups, kind)
 
 def row_facts(name: str) -> dict:
     "What a row's name says, as a results file keeps it: sampler, grid and restarts."
     head, *ups = name.split('/')
     return dict(sampler=head.partition('@')[0], grid=parse_row(name)[1], restart='/'.join(ups))
 
-def draw(denoiser, name: str, nfe: int = 50, n: int = 64, seed: int = 0, batch: int = 64, progress: bool = True):
-    "Draw `n` pictures with one row's sampler and grid (`parse_row`) at a cost of at most `nfe` evaluations each."
-    return sampling.sample(parse_row(name)[0], denoiser, way(denoiser.process, name, nfe), n=n, seed=seed, batch=batch, progress=progress)
+def draw(denoiser, name: str, nfe: int = 50, n: int = 64, seed: int = 0, batch: int = 64, progress: bool = True,
+         labels=None, guidance: float = 1.):
+    "Draw `n` pictures with one row's sampler and grid (`parse_row`) at a cost of at most `nfe` evaluations each; labels and guidance as in `sampling.sample`."
+    evals = 1 if labels is None else denoiser.bind(labels=labels[:1], guidance=guidance).evals
+    return sampling.sample(parse_row(name)[0], denoiser, way(denoiser.process, name, nfe, evals), n=n, seed=seed, batch=batch, labels=labels, guidance=guidance, progress=progress)
 
-# %% ../nbs/90_demo.ipynb #3894cf38
+# %% ../nbs/90_demo.ipynb #e943faa9
 def measure(denoiser, name: str, nfe: int, n: int, seed: int, classifier=None, progress: bool = True, amp: bool = False,
-            against: dict | None = None) -> dict:  # moments to compare with, from `metrics.reference`; None: the test split's
-    "Frechet distance of `n` pictures of one row, with what they cost."
-    d = denoiser.bind(amp=amp); got = draw(d, name, nfe, n, seed, progress=progress)
-    return dict(**row_facts(name), nfe=got.nfe, budget=nfe, seed=seed, n=n, seconds=got.seconds,
-                frechet=metrics.frechet(metrics.features(got.x, classifier), against or metrics.reference('test')))
+            against: dict | None = None,           # moments to compare with, from `metrics.reference`; None: the test split's
+            guidance: float | None = None) -> dict:  # weight of the labels, the classes in turn; None: no labels
+    "Frechet distance of `n` pictures of one row, with what they cost; with labels also the share that the classifier puts into its class."
+    clf, d = classifier or metrics.load_classifier(), denoiser.bind(amp=amp); labels = None if guidance is None else torch.arange(n) % d.network.classes
+    got = draw(d, name, nfe, n, seed, progress=progress, labels=labels, guidance=1. if guidance is None else guidance)
+    more = {} if guidance is None else dict(guidance=guidance, accuracy=metrics.accuracy(clf, to_uint8(got.x), labels))
+    return dict(**row_facts(name), nfe=got.nfe, budget=nfe, seed=seed, n=n, seconds=got.seconds, **more,
+                frechet=metrics.frechet(metrics.features(got.x, clf), against or metrics.reference('test')))
 
 # %% ../nbs/90_demo.ipynb #b53d9c9a
 RESULTS = Path(metrics.__file__).parent / 'results/demo.json'
@@ -118,13 +123,14 @@ def main(argv=None):
         if a.json: write_json(a.json, result)
     except (ValueError, OSError) as e: sys.exit(f'compsamp_demo: {e}')
 
-# %% ../nbs/90_demo.ipynb #7bc6d4d4
+# %% ../nbs/90_demo.ipynb #de50bdb3
 def measure_options() -> argparse.ArgumentParser:
     "What `compsamp_measure` understands."
     p = argparse.ArgumentParser('compsamp_measure', description='Frechet distances of rows of samplers with many pictures; finished cells are kept, cells of other rows too.')
     p.add_argument('--rows', nargs='+', default=list(ROWS), metavar='ROW', help="as in 'rvv@quadratic', 'edm:s_churn=20@karras' or, with restart, 'edm@karras/0.06,0.3,3,2' (default: those of compsamp_demo)")
     p.add_argument('--n', type=int, default=1000, help='pictures per cell'); p.add_argument('--seeds', type=int, nargs='+', default=[10, 11, 12])
     p.add_argument('--nfe', type=int, nargs='+', default=[10, 20, 50]); p.add_argument('--against', choices=('test', 'train'), default='test', help='tune on train, report on test')
+    p.add_argument('--guidance', type=float, nargs='+', metavar='W', help='draw the classes in turn, with these weights of the label (default: no labels)')
     p.add_argument('--checkpoint', default='fashion-vp'); p.add_argument('--device', default='cpu'); p.add_argument('--out', default='demo.json')
     return p
 
@@ -145,10 +151,11 @@ def measure_main(argv=None):
         head = dict(network=a.checkpoint, fingerprint=mark, n=a.n, seeds=sorted({*old.get('seeds', []), *a.seeds}), against=a.against,
                     floor=float(metrics.floor(a.n, against, a.seeds).mean()), command=' && '.join(dict.fromkeys([*said, command(a)])),
                     versions=dict(torch=torch.__version__, compsamp=__import__('compsamp').__version__), device=net.device.type)
-        done = {(c['sampler'], c['grid'], c.get('restart', ''), c.get('budget', c['nfe']), c['seed']) for c in cells}
-        for nfe, row, seed in itertools.product(a.nfe, a.rows, a.seeds):
-            if (*row_facts(row).values(), nfe, seed) in done: continue
-            cells.append(measure(net, row, nfe, a.n, seed, clf, sys.stdout.isatty(), against=against)); write_json(out, dict(head, cells=cells))
-            print(f"{row:18s} {nfe:4d} seed {seed} {cells[-1]['frechet']:.3f} ({cells[-1]['seconds']:.0f} s)", flush=True)
+        done = {(c['sampler'], c['grid'], c.get('restart', ''), c.get('budget', c['nfe']), c.get('guidance'), c['seed']) for c in cells}
+        for nfe, row, weight, seed in itertools.product(a.nfe, a.rows, a.guidance or [None], a.seeds):
+            if (*row_facts(row).values(), nfe, weight, seed) in done: continue
+            cells.append(measure(net, row, nfe, a.n, seed, clf, sys.stdout.isatty(), against=against, guidance=weight)); write_json(out, dict(head, cells=cells))
+            label = '' if weight is None else f" guidance {weight:g}, {cells[-1]['accuracy']:.1%} in class,"
+            print(f"{row:18s} {nfe:4d} seed {seed}{label} {cells[-1]['frechet']:.3f} ({cells[-1]['seconds']:.0f} s)", flush=True)
         write_json(out, dict(head, cells=cells))
     except (ValueError, OSError) as e: sys.exit(f'compsamp_measure: {e}')

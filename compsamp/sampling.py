@@ -505,9 +505,9 @@ def main_points(sampler: Sampler, budget: int,
     "`points` of the main grid that a budget leaves after the restarts `ups`."
     return points(sampler, budget - evals * sampler.evals * sum(v.repeats * (v.points - 1) for v in ups), evals)
 
-def restarted(process: LinearSDE, times: Tensor, ups: list):
-    "The grid, or its `Route` if there are restarts."
-    return importlib.import_module('compsamp.restart').restart(process, times, ups) if ups else times
+def restarted(process: LinearSDE, n: int, ups: list, kind: str = 'karras'):
+    "A grid of n points, or its `Route` if there are restarts, all grids of one kind."
+    return importlib.import_module('compsamp.restart').restart(process, grid(process, n, kind), ups, kind=kind) if ups else grid(process, n, kind)
 
 def draw_pictures(a: argparse.Namespace):
     "Load, draw, save and report, as the options say; everything that can be wrong is checked before the work."
@@ -520,7 +520,7 @@ def draw_pictures(a: argparse.Namespace):
     evals = 1 if labels is None else d.bind(labels=labels[:1], guidance=a.guidance).evals
     ups = [parse_restart(text, d.process) for text in a.restart]
     N = main_points(s, a.nfe, ups, evals) if a.nfe is not None else 50 if a.steps is None else a.steps
-    r = sample(s, d, restarted(d.process, grid(d.process, N, a.grid), ups), a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
+    r = sample(s, d, restarted(d.process, N, ups, a.grid), a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
     save_samples(a.out, r.x, sampler=repr(s), seed=a.seed, points=N, nfe=r.nfe, grid=a.grid, checkpoint=str(a.checkpoint))
     print(f"{'' if a.quiet else chr(10)}{a.out}: {a.n} pictures, {s}, N = {N} grid points{', restart ' + ' '.join(a.restart) if ups else ''}, {r.nfe} evaluations each, {r.seconds:.1f} s")
 
