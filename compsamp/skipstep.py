@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'OBJECTIVES', 'ARMS', 'RECIPE', 'Skip', 'check_weights', 'kappa', 'carry', 'couple', 'SkipStep', 'Shrunk',
-           'encode', 'slerp', 'unevenness', 'Arm', 'parse_arm', 'finetune', 'network_of', 'options', 'begin', 'cell',
-           'experiment', 'main']
+           'Arm', 'parse_arm', 'finetune', 'place_of', 'network_of', 'options', 'begin', 'cell', 'experiment', 'main',
+           'encode', 'slerp', 'unevenness']
 
 # %% ../nbs/09_skipstep.ipynb #041843e0
 import argparse, importlib, itertools, json, math, sys, time
@@ -61,7 +61,7 @@ def kappa(process: LinearSDE,
     C = s.ratio(t); top = tau * I + ((1 - tau) * C.mT if variant == 'shared' else 0)
     return torch.where(s.on(t)[..., None, None], torch.linalg.solve(tau * I + (1 - tau) * C.mT @ C, top.expand_as(C)), I)
 
-# %% ../nbs/09_skipstep.ipynb #560a4083
+# %% ../nbs/09_skipstep.ipynb #e727b1ea
 def carry(s: Skip, t: Tensor,  # times `(B,)`
           r: Tensor):          # earlier times
     "A and B, each `(B, k, k)`: the noise of z_t is A times that of z_r plus B times the noise of the step; A A' + B B' = 1 (eq. 6)."
@@ -69,7 +69,6 @@ def carry(s: Skip, t: Tensor,  # times `(B,)`
     solve = lambda M: torch.linalg.solve_triangular(L, M, upper=False)
     return solve(P @ s.process.factor(r)), solve(cholesky(S))
 
-# %% ../nbs/09_skipstep.ipynb #eede7042
 def couple(s: Skip, x0: Tensor, t: Tensor, dice):
     "z_t drawn by way of z_r: (z_t, its noise, z_r, r, the step's share B w of the noise, A); where t < length, r is next to 0."
     r = s.start(t, float(draw_times(s.process, f64([0.]))) / 2); A, B = carry(s, t, r)
@@ -77,10 +76,10 @@ def couple(s: Skip, x0: Tensor, t: Tensor, dice):
     noise = mix(A, before) + step
     return noisy(s.process, x0, t, noise), noise, noisy(s.process, x0, r, before), r, step, A
 
-# %% ../nbs/09_skipstep.ipynb #a6454558
+# %% ../nbs/09_skipstep.ipynb #cc998178
 @dataclass(frozen=True)
 class SkipStep(Epsilon):
-    "A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent' (eq. 7). ValueError for numbers out of range."
+    "A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent' (eq. 8). ValueError for numbers out of range."
     variant: str = 'published'
     skip: int = 9      # of `steps` parts of [0, T], from 1 to steps - 1
     tau: float = .99   # published, shared: weight of the plain loss, in [0, 1]
@@ -96,7 +95,7 @@ class SkipStep(Epsilon):
         w = per_sample(torch.where(s.on(t), self.tau, 1.), x0); C = s.ratio(t)[:, -k:, -k:]      # the momentum's corner, if e is the momentum's alone
         return (w * (e - noise[:, -c:]).square() + (1 - w) * (mix(C, e) - second[:, -c:]).square()).mean()
     def consistent(self, s: Skip, net, ema, x0, t, labels, dice):
-        "Half the target is the noise, half (`eta`) what the averaged network sees one skip earlier on the same path."
+        "Part of the target is the noise, part (`eta`) what the averaged network sees one skip earlier on the same path."
         require(ema is not None, 'ema', ema, "an averaged network: variant = 'consistent' asks it at the earlier time")
         z, noise, z_r, r, step, A = couple(s, x0, t, dice)
         with torch.no_grad(): seen = ema(z_r, networks.network_time(ema, r, x0), labels).float()
@@ -127,6 +126,106 @@ class Shrunk(NoisePredictor):
         "The same, uncounted."
         return mix(kappa(self.process, t, **self.how), self.inner.predict(z, t))
 
+# %% ../nbs/09_skipstep.ipynb #17022c68
+ARMS = ('start', 'plain', 'plain+kappa', *VARIANTS)
+
+@dataclass(frozen=True)
+class Arm:
+    "One way to get a network: its name, the objective (None: as it comes), and whether eps is shrunk when sampling."
+    name: str
+    objective: Epsilon | None
+    loss: SkipStep | None = None   # whose kappa shrinks
+    def net(self) -> str: "Name of the training it needs: that of 'plain' for 'plain+kappa'."; return 'plain' if self.loss else self.name
+    def share(self) -> float:
+        "Training steps at equal evaluations: a step costs 3 (backward counts 2), the consistent one 4."
+        return .75 if getattr(self.objective, 'variant', '') == 'consistent' else 1.
+
+def parse_arm(text: str  # 'start', 'plain', or with skip and settings: 'published:9', 'plain+kappa:49', 'consistent:9,eta=.25'
+              ) -> Arm:
+    "An arm of the experiment."
+    head, _, rest = text.partition(':'); require(head in ARMS, 'arm', text, f'one of {", ".join(ARMS)}, with a skip as in published:9')
+    if head in ('start', 'plain'): require(not rest, 'arm', text, f'{head}, without settings'); return Arm(text, Epsilon() if head == 'plain' else None)
+    rest = ','.join(f'skip={part}' if part.isdigit() else part for part in rest.split(',')); variant = 'published' if head == 'plain+kappa' else head
+    require('variant' not in rest, 'arm', text, 'the variant in front of the colon')
+    loss = training.parse_objective(f'skipstep:variant={variant},{rest}')
+    return Arm(text, Epsilon(), loss) if head == 'plain+kappa' else Arm(text, loss)
+
+# %% ../nbs/09_skipstep.ipynb #9c18c323
+def finetune(a: argparse.Namespace, arm: Arm, seed: int, images: Tensor, labels: Tensor) -> dict:
+    "Fine-tune one arm in its folder, or go on with it; what it cost. KeyboardInterrupt if Ctrl-C ended it (saved)."
+    d, folder = networks.load(a.checkpoint), place_of(a, arm, seed)
+    tr = training.Trainer(d.network.requires_grad_(True), d.process, images, labels, steps=max(1, round(a.steps * arm.share())), batch=a.batch,
+                          lr=a.lr, warmup=a.warmup, ema=a.ema, amp=False, seed=seed, objective=arm.objective, device=a.device)
+    if (folder / 'card.json').exists(): tr.resume(folder)
+    first, began = tr.done, time.perf_counter(); left = tr.hyper['steps'] - first
+    if left and not training.fit(tr, folder, a.save_every, every=a.save_every): raise KeyboardInterrupt
+    return dict(arm=arm.net(), seed=seed, steps=tr.done, loss=float(np.mean(tr.losses[-50:])), folder=folder.name,
+                seconds=(time.perf_counter() - began) * tr.done / left if left else None)
+
+def place_of(a: argparse.Namespace, arm: Arm, seed: int) -> Path:
+    "The folder of an arm's checkpoint."
+    return Path(a.folder) / f'{arm.net().replace(":", "-").replace(",", "-")}-seed{seed}'
+
+def network_of(a: argparse.Namespace, arm: Arm, seed: int):
+    "The denoiser of an arm, trained already."
+    d = networks.load(place_of(a, arm, seed) if arm.objective else a.checkpoint, a.device); k = arm.loss
+    return Shrunk(d, k.skip, k.tau, k.variant, k.steps) if k else d
+
+# %% ../nbs/09_skipstep.ipynb #e2da5747
+def options() -> argparse.ArgumentParser:
+    "What `compsamp_skipstep` understands."
+    p = argparse.ArgumentParser('compsamp_skipstep', description='Fine-tune a network under each arm at equal network evaluations and measure it: Frechet distances to the test split. What is finished is kept.')
+    p.add_argument('--arms', nargs='+', default=['start', 'plain', 'published:9', 'shared:9', 'consistent:9', 'plain+kappa:9'], metavar='ARM', help="start, plain, published:9, shared:9, consistent:9,eta=.25, plain+kappa:9; the number is the skip")
+    p.add_argument('--seeds', type=int, nargs='+', default=[0]); p.add_argument('--samplers', nargs='+', default=['ddim@uniform', 'dpmpp2m@karras'], metavar='ROW')
+    p.add_argument('--nfe', type=int, nargs='+', default=[10, 20, 50]); p.add_argument('--n', type=int, default=1000, help='pictures per cell')
+    p.add_argument('--data', default='', help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)")
+    p.add_argument('--checkpoint', default='fashion-vp', help='where all arms start'); p.add_argument('--steps', type=int, default=469, help='of a plain arm; the consistent ones get 3/4 of them')
+    for n, v in dict(batch=128, lr=2e-4, warmup=20, ema=.99).items(): p.add_argument(f'--{n}', type=type(v), default=v)
+    p.add_argument('--save-every', type=int, default=100); p.add_argument('--folder', default='skipstep-runs', help='of the checkpoints')
+    p.add_argument('--device', default='cpu'); p.add_argument('--out', default='skipstep.json')
+    return p
+
+RECIPE = ('checkpoint', 'steps', 'batch', 'lr', 'warmup', 'ema', 'n')
+
+def begin(a: argparse.Namespace, images: Tensor) -> dict:
+    "The results file so far, or a new one; an error if it holds another experiment."
+    mark = importlib.import_module('compsamp.demo').fingerprint(networks.load(a.checkpoint))
+    head = dict({n: getattr(a, n) for n in RECIPE}, fingerprint=mark, pictures=len(images), data=training.fingerprint(images), device=torch.device(a.device).type, versions=dict(torch=torch.__version__))
+    if not Path(a.out).exists(): return dict(head, floor=float(metrics.floor(a.n, metrics.reference('test')).mean()), trainings=[], cells=[])
+    old = json.loads(Path(a.out).read_text()); differ = {n: (old.get(n), v) for n, v in head.items() if n not in ('versions', 'device') and old.get(n) != v}
+    require(not differ, 'out', a.out, f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
+    return old
+
+# %% ../nbs/09_skipstep.ipynb #12d40ce2
+def cell(a: argparse.Namespace, arm: Arm, seed: int, row: str, nfe: int, denoiser, classifier) -> dict:
+    "One Frechet distance; the pictures' seed depends on the training's seed alone, so arms are compared pair by pair."
+    m = importlib.import_module('compsamp.demo').measure(denoiser, row, nfe, a.n, 1000 + seed, classifier, progress=False)
+    return dict(m, arm=arm.name, skip=getattr(arm.loss or arm.objective, 'skip', None), seed=seed, pictures=m['seed'], row=row)
+
+def experiment(a: argparse.Namespace):
+    "Everything `compsamp_skipstep` does: per seed and arm, train what is not trained and measure what is not measured."
+    arms = [parse_arm(v) for v in a.arms]; parse_row = importlib.import_module('compsamp.demo').parse_row
+    for row in a.samplers: parse_row(row)
+    for n, v, lo in [('n', a.n, 128), *(('nfe', v, 1) for v in a.nfe), *(('seeds', v, 0) for v in a.seeds)]: require(v >= lo, n, v, f'at least {lo}')
+    images, labels = training.load_data(a.data) if a.data else data.fashion('train'); r, clf = begin(a, images), metrics.load_classifier(a.device)
+    for seed, arm in itertools.product(a.seeds, arms):
+        if arm.objective and not any((v['arm'], v['seed']) == (arm.net(), seed) for v in r['trainings']):
+            r['trainings'].append(finetune(a, arm, seed, images, labels)); write_json(a.out, r)
+        net, done = network_of(a, arm, seed), {(c['arm'], c['seed'], c['row'], c['budget']) for c in r['cells']}
+        for row, nfe in itertools.product(a.samplers, a.nfe):
+            if (arm.name, seed, row, nfe) in done: continue
+            r['cells'].append(c := cell(a, arm, seed, row, nfe, net, clf)); write_json(a.out, r)
+            print(f"{arm.name:16s} seed {seed} {row:16s} {nfe:3d} {c['frechet']:.3f} ({c['seconds']:.0f} s)", flush=True)
+
+def main(argv: list | None = None) -> int:
+    "`compsamp_skipstep`: 0 at the end, 130 after Ctrl-C (run it again to go on), 2 for settings that cannot be, 1 for a run that failed."
+    a = options().parse_args(argv)
+    try: experiment(a)
+    except (ValueError, TypeError, OSError) as e: print(f'compsamp_skipstep: {e}', file=sys.stderr); return 2
+    except FloatingPointError as e: print(f'compsamp_skipstep: {e}', file=sys.stderr); return 1
+    except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
+    return 0
+
 # %% ../nbs/09_skipstep.ipynb #41500032
 @torch.no_grad()
 def encode(denoiser: NoisePredictor,
@@ -155,102 +254,3 @@ def unevenness(path: Tensor  # features along an interpolation, `(m, d)`, m >= 3
     step = (path[1:] - path[:-1]).norm(dim=1); across = (path[-1] - path[0]).norm()
     require(float(across) > 0, 'path', float(across), 'a path whose ends differ')
     return float(step.sum() / across), float(step.max() / step.mean())
-
-# %% ../nbs/09_skipstep.ipynb #17022c68
-ARMS = ('start', 'plain', 'plain+kappa', *VARIANTS)
-
-@dataclass(frozen=True)
-class Arm:
-    "One way to get a network: its name, the objective (None: as it comes), and whether eps is shrunk when sampling."
-    name: str
-    objective: Epsilon | None
-    loss: SkipStep | None = None   # whose kappa shrinks
-    def net(self) -> str: "Name of the training it needs: that of 'plain' for 'plain+kappa'."; return 'plain' if self.loss else self.name
-    def share(self) -> float:
-        "Training steps at equal evaluations: a step costs 3 (backward counts 2), the consistent one 4."
-        return .75 if getattr(self.objective, 'variant', '') == 'consistent' else 1.
-
-def parse_arm(text: str  # 'start', 'plain', or with skip and settings: 'published:9', 'plain+kappa:49', 'consistent:9,eta=.25'
-              ) -> Arm:
-    "An arm of the experiment."
-    head, _, rest = text.partition(':'); require(head in ARMS, 'arm', text, f'one of {", ".join(ARMS)}, with a skip as in published:9')
-    if head in ('start', 'plain'): require(not rest, 'arm', text, f'{head}, without settings'); return Arm(text, Epsilon() if head == 'plain' else None)
-    rest = ','.join(f'skip={part}' if part.isdigit() else part for part in rest.split(',')); variant = 'published' if head == 'plain+kappa' else head
-    require('variant' not in rest, 'arm', text, 'the variant in front of the colon')
-    loss = training.parse_objective(f'skipstep:variant={variant},{rest}')
-    return Arm(text, Epsilon(), loss) if head == 'plain+kappa' else Arm(text, loss)
-
-# %% ../nbs/09_skipstep.ipynb #c3c13811
-def finetune(a: argparse.Namespace, arm: Arm, seed: int, images: Tensor, labels: Tensor) -> dict:
-    "Fine-tune one arm in its folder, or go on with it; what it cost. KeyboardInterrupt if Ctrl-C ended it (saved)."
-    d = networks.load(a.checkpoint); folder = Path(a.folder) / f'{arm.net().replace(":", "-").replace(",", "-")}-seed{seed}'
-    tr = training.Trainer(d.network.requires_grad_(True), d.process, images, labels, steps=max(1, round(a.steps * arm.share())), batch=a.batch,
-                          lr=a.lr, warmup=a.warmup, ema=a.ema, amp=False, seed=seed, objective=arm.objective, device=a.device)
-    if (folder / 'card.json').exists(): tr.resume(folder)
-    first, began = tr.done, time.perf_counter()
-    if first < tr.hyper['steps'] and not training.fit(tr, folder, a.save_every, every=a.save_every): raise KeyboardInterrupt
-    took = time.perf_counter() - began
-    return dict(arm=arm.net(), seed=seed, steps=tr.hyper['steps'], loss=float(np.mean(tr.losses[-50:])),
-                seconds=took * tr.hyper['steps'] / (tr.hyper['steps'] - first) if first < tr.hyper['steps'] else None, folder=folder.name)
-
-def network_of(a: argparse.Namespace, arm: Arm, seed: int):
-    "The denoiser of an arm, trained already."
-    if arm.name == 'start': return networks.load(a.checkpoint, a.device)
-    d = networks.load(Path(a.folder) / f'{arm.net().replace(":", "-").replace(",", "-")}-seed{seed}', a.device)
-    return Shrunk(d, arm.loss.skip, arm.loss.tau, arm.loss.variant, arm.loss.steps) if arm.loss else d
-
-# %% ../nbs/09_skipstep.ipynb #e2da5747
-def options() -> argparse.ArgumentParser:
-    "What `compsamp_skipstep` understands."
-    p = argparse.ArgumentParser('compsamp_skipstep', description='Fine-tune a network under each arm at equal network evaluations and measure it: Frechet distances to the test split. What is finished is kept.')
-    p.add_argument('--arms', nargs='+', default=['start', 'plain', 'published:9', 'shared:9', 'consistent:9', 'plain+kappa:9'], metavar='ARM', help="start, plain, published:9, shared:9, consistent:9,eta=.25, plain+kappa:9; the number is the skip")
-    p.add_argument('--seeds', type=int, nargs='+', default=[0]); p.add_argument('--samplers', nargs='+', default=['ddim@uniform', 'dpmpp2m@karras'], metavar='ROW')
-    p.add_argument('--nfe', type=int, nargs='+', default=[10, 20, 50]); p.add_argument('--n', type=int, default=1000, help='pictures per cell')
-    p.add_argument('--data', default='', help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)")
-    p.add_argument('--checkpoint', default='fashion-vp', help='where all arms start'); p.add_argument('--steps', type=int, default=469, help='of a plain arm; the consistent ones get 3/4 of them')
-    for n, v in dict(batch=128, lr=2e-4, warmup=20, ema=.99).items(): p.add_argument(f'--{n}', type=type(v), default=v)
-    p.add_argument('--save-every', type=int, default=100); p.add_argument('--folder', default='skipstep-runs', help='of the checkpoints')
-    p.add_argument('--device', default='cpu'); p.add_argument('--out', default='skipstep.json')
-    return p
-
-RECIPE = ('checkpoint', 'steps', 'batch', 'lr', 'warmup', 'ema', 'n')
-
-def begin(a: argparse.Namespace, images: Tensor) -> dict:
-    "The results file so far, or a new one; an error if it holds another experiment."
-    mark = importlib.import_module('compsamp.demo').fingerprint(networks.load(a.checkpoint))
-    head = dict({n: getattr(a, n) for n in RECIPE}, fingerprint=mark, pictures=len(images), data=training.fingerprint(images), device=torch.device(a.device).type, versions=dict(torch=torch.__version__))
-    if not Path(a.out).exists(): return dict(head, floor=float(metrics.floor(a.n, metrics.reference('test')).mean()), trainings=[], cells=[])
-    old = json.loads(Path(a.out).read_text()); differ = {n: (old.get(n), v) for n, v in head.items() if n not in ('versions', 'device') and old.get(n) != v}
-    require(not differ, 'out', a.out, f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
-    return old
-
-# %% ../nbs/09_skipstep.ipynb #e67ba4b3
-def cell(a: argparse.Namespace, arm: Arm, seed: int, row: str, nfe: int, denoiser, classifier) -> dict:
-    "One Frechet distance; the pictures' seed depends on the training's seed alone, so arms are compared pair by pair."
-    m = importlib.import_module('compsamp.demo').measure(denoiser, row, nfe, a.n, 1000 + seed, classifier, progress=False)
-    loss = arm.loss or arm.objective
-    return dict(m, arm=arm.name, skip=getattr(loss, 'skip', None), seed=seed, pictures=m['seed'], row=row)
-
-def experiment(a: argparse.Namespace):
-    "Everything `compsamp_skipstep` does: per seed and arm, train what is not trained and measure what is not measured."
-    arms = [parse_arm(v) for v in a.arms]; parse_row = importlib.import_module('compsamp.demo').parse_row
-    for row in a.samplers: parse_row(row)
-    for n, v, lo in [('n', a.n, 128), *(('nfe', v, 1) for v in a.nfe), *(('seeds', v, 0) for v in a.seeds)]: require(v >= lo, n, v, f'at least {lo}')
-    images, labels = training.load_data(a.data) if a.data else data.fashion('train'); r, clf = begin(a, images), metrics.load_classifier(a.device)
-    for seed, arm in itertools.product(a.seeds, arms):
-        if arm.objective and not any((v['arm'], v['seed']) == (arm.net(), seed) for v in r['trainings']):
-            r['trainings'].append(finetune(a, arm, seed, images, labels)); write_json(a.out, r)
-        net, done = network_of(a, arm, seed), {(c['arm'], c['seed'], c['row'], c['budget']) for c in r['cells']}
-        for row, nfe in itertools.product(a.samplers, a.nfe):
-            if (arm.name, seed, row, nfe) in done: continue
-            r['cells'].append(c := cell(a, arm, seed, row, nfe, net, clf)); write_json(a.out, r)
-            print(f"{arm.name:16s} seed {seed} {row:16s} {nfe:3d} {c['frechet']:.3f} ({c['seconds']:.0f} s)", flush=True)
-
-def main(argv: list | None = None) -> int:
-    "`compsamp_skipstep`: 0 at the end, 130 after Ctrl-C (run it again to go on), 2 for settings that cannot be, 1 for a run that failed."
-    a = options().parse_args(argv)
-    try: experiment(a)
-    except (ValueError, TypeError, OSError) as e: print(f'compsamp_skipstep: {e}', file=sys.stderr); return 2
-    except FloatingPointError as e: print(f'compsamp_skipstep: {e}', file=sys.stderr); return 1
-    except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
-    return 0
