@@ -144,22 +144,42 @@ def test_bad_input(make, words):
 
 # ---------------------------------------------------------------- the plan
 
+class scaled(NoisePredictor):
+    "eps wrong by a factor."
+    def __init__(self, denoiser, error): super().__init__(denoiser.process); self.inner, self.error = denoiser, error
+    def predict(self, z, t): return (1 + self.error) * self.inner.predict(z, t)
+
+
+def test_what_a_detour_adds_by_hand():
+    from compsamp.restart import adds
+    p = EDM(); x = torch.randn(500, 2, generator=torch.Generator().manual_seed(1)).double(); d = Toy(p); noise = Noise(5, 500, (2,), dtype=torch.float64)
+    a, mid, b = karras(.9, .2, 3)[::-1]; z = x.numpy() + .2 * noise().numpy(); y = z + np.sqrt(.81 - .04) * noise().numpy()
+    for t, s in ((b, mid), (mid, a)): y = y + (s - t) * toy(y, t)
+    spread = lambda v: np.sqrt(np.linalg.eigvalsh(np.cov(v.T, bias=True))); end = lambda v: v - .2 * toy(v, .2)
+    want = np.sqrt(np.mean((spread(end(y)) / spread(end(z)) - 1) ** 2)); got = adds(Euler(), d, RestartInterval(.2, .9, 3, 7), x, seed=5)
+    assert got == pytest.approx(want, rel=1e-9) and want > .01
+    exact, q = GaussianMixture(torch.zeros(1, 2), .04 * torch.eye(2).double()[None]), VP(); up = lambda m: RestartInterval.from_sigma(q, .1, 2., m, 1)
+    fine, coarse = adds(Heun(), exact.denoiser(q), up(60), exact.sample(20_000)), adds(Euler(), exact.denoiser(q), up(3), exact.sample(20_000)); assert fine < .01 and coarse > 5 * fine, (fine, coarse)
+
+
+
 def test_reached_is_what_a_crowd_reaches():
-    from compsamp.restart import Scaled, reached
+    from compsamp.restart import reached
     v = torch.tensor([1., .02]).double(); d = GaussianMixture(torch.zeros(1, 2), torch.diag(v)[None])
     for p, s, e in ((VP(), EDMHeun(), 0.), (EDM(), EulerMaruyama(), .05), (CLD(), RVV(), -.05)):
         r = restart(p, grid(p, 15, 'quadratic' if p.k == 2 else 'karras'), [RestartInterval.from_sigma(p, .1, 1., 4, 2)])
-        x = sample(s, Scaled(d.denoiser(p), e), r, n=8000, batch=8000, shape=(2,), dtype=torch.float64).x; assert (x.var(0) / reached(s, p, r, v, e) - 1).abs().max() < .08
+        x = sample(s, scaled(d.denoiser(p), e), r, n=8000, batch=8000, shape=(2,), dtype=torch.float64).x; assert (x.var(0) / reached(s, p, r, v, e) - 1).abs().max() < .08
     fine = reached(EDMHeun(), EDM(), grid(EDM(), 300, 'karras'), v); assert (fine / v - 1).abs().max() < 2e-3                  # a fine grid ends on the data
 
 
 def test_plan_keeps_its_budget_and_its_word():
-    from compsamp.restart import Plan, foresee, plan_restart, spectrum
+    from compsamp.restart import Plan, adds, foresee, plan_restart, spectrum
     data = GaussianMixture(torch.zeros(1, 3), torch.diag(torch.tensor([1., .05, .005]).double())[None]); x = data.sample(400)
     for p in (VP(), PSLD()):
         d = data.denoiser(p); plan = plan_restart(d, 41, pictures=x, levels=((.06, .3), (.4, 3.)), sizes=(3,)); assert isinstance(plan, Plan) and plan.nfe <= 41
         s = EDMHeun() if p.k == 1 else Heun(); assert sample(s, d, plan.route(p), n=2, shape=(3,)).nfe == plan.nfe
-        assert plan.error == min(row[0] for row in plan.table) == foresee(s, p, plan.route(p), spectrum(x), .03)
+        assert plan.error == min(row[0] for row in plan.table)
+        assert plan.error == pytest.approx(np.hypot(foresee(s, p, plan.route(p), spectrum(x), .03), adds(s, d, plan.intervals[0], x) if plan.intervals else 0.), rel=1e-12)
         for _, n, up in plan.table: assert nfe(s, restart(p, n, [up] if up else [])) <= 41
     assert plan_restart(data.denoiser(EDM()), 35, shape=(3,), seed=3, batch=32, levels=((.06, .3),), sizes=(3,)).nfe <= 35          # draws its own batch
     for bad, word in (((8,), 'budget'), ((35,), 'error')):
