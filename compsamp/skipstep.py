@@ -105,11 +105,12 @@ class SkipStep(Epsilon):
 
 OBJECTIVES = dict(skipstep=SkipStep)
 
-# %% ../nbs/09_skipstep.ipynb #4da9cc3a
+# %% ../nbs/09_skipstep.ipynb #461d2ca4
 class Shrunk(NoisePredictor):
     "A denoiser whose eps is multiplied by kappa(t): what a skip-step loss does to a network, without the training."
     def __init__(self, denoiser: NoisePredictor, skip: int = 9, tau: float = .99, variant: str = 'published', steps: int = 1000):
         super().__init__(denoiser.process); kappa(denoiser.process, denoiser.process.T, skip, tau, variant, steps)
+        require(not getattr(denoiser, 'partial', False), 'denoiser', type(denoiser).__name__, 'one that answers for the whole state', TypeError)
         self.inner, self.how = denoiser, dict(skip=skip, tau=tau, variant=variant, steps=steps)
     def __getattr__(self, name):
         "Everything else is as the denoiser has it: shape, device, network, card."
@@ -118,8 +119,11 @@ class Shrunk(NoisePredictor):
     def bind(self, **changes) -> 'Shrunk':
         "A copy around a copy with other labels, guidance, clip or amp."
         return Shrunk(self.inner.bind(**changes), **self.how)
+    def to(self, device) -> 'Shrunk':
+        "On another device, still shrunk."
+        self.inner = self.inner.to(device); return self
     def eps(self, z, t):
-        "The inner eps, shrunk; counts what the denoiser counts."
+        "The inner eps, shrunk (after clipping, if that is on); counts what the denoiser counts."
         self.nfe += getattr(self.inner, 'evals', 1)
         return self.predict(z, t)
     def predict(self, z, t):
