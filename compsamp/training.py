@@ -399,7 +399,7 @@ def process_text(process: LinearSDE) -> str:
 
 def objectives() -> dict:
     "`OBJECTIVES` of this chapter and of the later ones, by name."
-    rooms = [importlib.import_module(f'compsamp.{m}') for m in ('skipstep',) if importlib.util.find_spec(f'compsamp.{m}')]
+    rooms = [importlib.import_module(f'compsamp.{m}') for m in ('compensation', 'skipstep') if importlib.util.find_spec(f'compsamp.{m}')]
     return {**OBJECTIVES, **{n: o for room in rooms for n, o in room.OBJECTIVES.items()}}
 
 def parse_objective(text: str  # 'epsilon', or with settings: 'skipstep:variant=consistent,skip=49'
