@@ -284,7 +284,7 @@ def term(denoiser: NoisePredictor, module, x0: Tensor,  # pictures `(n, C, H, W)
         size.append(float(w) * float((ask(module, x, float(t)) - x).square().mean().sqrt()))
     return torch.tensor(size, dtype=torch.float64)
 
-# %% ../nbs/08_compensation.ipynb #83b4758b
+# %% ../nbs/08_compensation.ipynb #9da90e01
 def options() -> argparse.ArgumentParser:
     "What `compsamp_compensation` understands."
     p = argparse.ArgumentParser('compsamp_compensation', description='Train modules for a network and measure DDIM with them: Frechet distances to the test split, precision and recall. What is finished is kept.')
@@ -295,6 +295,7 @@ def options() -> argparse.ArgumentParser:
     p.add_argument('--data', default='', help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)")
     p.add_argument('--points', type=int, default=20, help='of the grid the pairs are made on'); p.add_argument('--pair-steps', type=int, default=0, help='length of a roll-out (default 1), or finer steps in one (default 2)')
     for n, v in dict(batch=128, lr=2e-3, warmup=20, ema=.99).items(): p.add_argument(f'--{n}', type=type(v), default=v)
+    p.add_argument('--amp', action=argparse.BooleanOptionalAction, default=True, help='the main network in bfloat16 while pairs are made, where the hardware has it')
     p.add_argument('--save-every', type=int, default=200); p.add_argument('--folder', default='compensation-runs', help='of the modules')
     p.add_argument('--device', default='cpu'); p.add_argument('--out', default='compensation.json')
     return p
@@ -303,13 +304,13 @@ def train_module(a: argparse.Namespace, d: networks.Denoiser, pairs: str, epochs
     "Train a module in its folder, or go on with it; the folder. KeyboardInterrupt if Ctrl-C ended it (saved)."
     require(epochs > 0, 'epochs', epochs, 'above 0'); folder = Path(a.folder) / f'{pairs}-{epochs:g}-seed{seed}'; m = light(d, seed=seed); steps = max(1, round(epochs * (len(images) // a.batch)))
     tr = training.Trainer(m, d.process, images, None, steps=steps, batch=a.batch, lr=a.lr, warmup=a.warmup, ema=a.ema, amp=False, seed=seed, device=a.device,
-                          objective=ModuleObjective(d, pairs, a.points, a.pair_steps or 1 + (pairs == 'finer')))
+                          objective=ModuleObjective(d.bind(amp=a.amp and training.fast_bf16(d.device)), pairs, a.points, a.pair_steps or 1 + (pairs == 'finer')))
     if (folder / 'card.json').exists(): tr.resume(folder)
     if tr.done < steps and not training.fit(tr, folder, a.save_every, module=dict(m.card['module'], epochs=epochs, pairs=pairs)): raise KeyboardInterrupt
     return folder
 
-# %% ../nbs/08_compensation.ipynb #25ddc477
-RECIPE = ('checkpoint', 'reading', 'points', 'pair_steps', 'batch', 'lr', 'warmup', 'ema', 'n')
+# %% ../nbs/08_compensation.ipynb #f660f590
+RECIPE = ('checkpoint', 'reading', 'points', 'pair_steps', 'batch', 'lr', 'warmup', 'ema', 'amp', 'n')
 
 def cell(a: argparse.Namespace, d: NoisePredictor, module, strength: float, nfe: int, seed: int, classifier) -> dict:
     "What DDIM's pictures are worth with a module (None: off); the same seeds for every module."
