@@ -7,8 +7,8 @@ __all__ = ['READINGS', 'PAIRS', 'SHARE', 'STATES', 'ERRORS', 'OBJECTIVES', 'ARMS
            'begun', 'has', 'cell', 'pictures_of', 'experiment', 'make_arm', 'arm_folder', 'train_arm', 'first_module',
            'converge', 'main']
 
-# %% ../nbs/08_compensation.ipynb #d0af261b
-import argparse, importlib, itertools, json, sys, time, weakref
+# %% ../nbs/08_compensation.ipynb #e7dd81b2
+import argparse, importlib, itertools, json, time, weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import data, metrics, networks, sampling, training
-from .core import Record, affine, per_sample, require, whole, write_json
+from .core import Record, affine, exit_code, per_sample, require, whole, write_json
 from .forward import LinearSDE, NoisePredictor, lift
 from .sampling import DDIM, Sampler, grid, scales
 from .training import Velocity, noisy
@@ -57,31 +57,19 @@ def fits(card: dict,           # of a module; {} for a function without one
     made = networks.find_process(card['process']); require(made == process, 'module', made, f'one trained for the process at hand, {process}')
     require(shape is None or list(card['shape']) == list(shape), 'module', tuple(card['shape']), f'one trained for pictures of the size at hand, {shape and tuple(shape)}')
 
-# %% ../nbs/08_compensation.ipynb #7d3a812c
-class Compensated(NoisePredictor):
+# %% ../nbs/08_compensation.ipynb #b22a1c0c
+class Compensated(networks.Around):
     "A denoiser whose estimate x0hat is moved a share `strength` of the way to C(x0hat, t): any sampler on it is compensated."
     def __init__(self, denoiser: NoisePredictor, module,  # C(x0hat, 1000 t)
                  strength: float = 1.):                   # in [0, 1]; at 0 the module is never called
-        super().__init__(denoiser.process); check_strength(strength); require(callable(module), 'module', module, 'a network or a function', TypeError)
-        fits(getattr(module, 'card', {}), denoiser.process, getattr(denoiser, 'shape', None)); self.inner, self.module, self.strength = denoiser, module, strength
-    def __getattr__(self, name):
-        "Everything else is as the denoiser has it: shape, device, network, card."
-        if name.startswith('__') or name == 'inner': raise AttributeError(name)
-        return getattr(self.inner, name)
-    def bind(self, **changes) -> 'Compensated':
-        "A copy around a copy with other labels, guidance, clip or amp."
-        return Compensated(self.inner.bind(**changes), self.module, self.strength)
+        super().__init__(denoiser); check_strength(strength); require(callable(module), 'module', module, 'a network or a function', TypeError)
+        fits(getattr(module, 'card', {}), denoiser.process, getattr(denoiser, 'shape', None)); self.module, self.strength = module, strength
     def to(self, device) -> 'Compensated':
         "Move both networks."
-        self.inner.to(device)
         if isinstance(self.module, nn.Module): self.module.to(device)
-        return self
-    def eps(self, z, t):
-        "The noise that goes with the compensated estimate; counts what the denoiser counts, the module not at all."
-        self.nfe += getattr(self.inner, 'evals', 1)
-        return self.predict(z, t)
+        return super().to(device)
     def predict(self, z, t):
-        "The same, uncounted: eps - strength L^-1 mu (C(x0hat) - x0hat)."
+        "eps - strength L^-1 mu (C(x0hat) - x0hat): the noise that goes with the compensated estimate; the module is not counted."
         e = self.inner.predict(z, t)
         if not self.strength: return e
         x = self.inner.data_from(z, e, t); mu, L = self.process.marginal(t)[0], self.process.factor(t)
@@ -429,12 +417,8 @@ def converge(a: argparse.Namespace):
                 r['cells'].append(c := dict(cell(a, d, module if on else None, on, k, seed, clf), arm=name, step=step, term=size)); write_json(Path(a.out), r)
                 print(f"{name:20s} seed {seed}, step {step:5d}, {k:3d} evaluations, module {'on' if on else 'off':3s} {c['frechet']:.3f}, precision {c['precision']:.3f}, recall {c['recall']:.3f}", flush=True)
 
-# %% ../nbs/08_compensation.ipynb #da547ea1
+# %% ../nbs/08_compensation.ipynb #b2db35f2
 def main(argv: list | None = None) -> int:
     "`compsamp_compensation`: 0 at the end, 130 after Ctrl-C (run it again to go on), 2 for settings that cannot be, 1 for a run that failed."
     a = options().parse_args(argv)
-    try: experiment(a)
-    except (ValueError, TypeError, OSError) as e: print(f'compsamp_compensation: {e}', file=sys.stderr); return 2
-    except FloatingPointError as e: print(f'compsamp_compensation: {e}', file=sys.stderr); return 1
-    except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
-    return 0
+    return exit_code('compsamp_compensation', lambda: experiment(a))

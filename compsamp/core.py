@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['require', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample', 'flat', 'spread', 'mix', 'affine', 'Record', 'records',
-           'place', 'stream', 'whole', 'Noise', 'pick_device', 'atomic', 'write_json', 'to_uint8', 'tile', 'save_png',
-           'show']
+           'place', 'stream', 'whole', 'Noise', 'pick_device', 'atomic', 'write_json', 'exit_code', 'to_uint8', 'tile',
+           'save_png', 'show']
 
-# %% ../nbs/00_core.ipynb #68a4b18f
-import contextlib, json, os, tempfile
+# %% ../nbs/00_core.ipynb #c1063f48
+import contextlib, json, os, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -167,6 +167,16 @@ def write_json(path: str | Path,  # where to
                value):            # what json can hold; NaN and infinity are a ValueError
     "Write `value` as JSON, atomically."
     with atomic(path) as p: p.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
+
+# %% ../nbs/00_core.ipynb #bf3a1271
+def exit_code(name: str,  # of the command
+              work) -> int:
+    "Do a command's work: 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed; what went wrong on stderr."
+    try: work()
+    except (ValueError, TypeError, OSError) as e: print(f'{name}: {e}', file=sys.stderr); return 2
+    except FloatingPointError as e: print(f'{name}: {e}', file=sys.stderr); return 1
+    except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
+    return 0
 
 # %% ../nbs/00_core.ipynb #bb2a6123
 def to_uint8(x: Tensor  # pictures in [-1, 1], `(B, C, H, W)`, C = 1 or 3

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['PARAMETRISATIONS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet', 'parameters',
            'network_time', 'Wrapped', 'guess', 'PredictX0', 'PredictV', 'PredictEDM', 'Denoiser', 'check_channels',
-           'check_labels', 'guided', 'clipped', 'process_card', 'find_process', 'build', 'save', 'shipped', 'read_card',
-           'read_tensors', 'load']
+           'check_labels', 'guided', 'clipped', 'Around', 'process_card', 'find_process', 'build', 'save', 'shipped',
+           'read_card', 'read_tensors', 'load']
 
 # %% ../nbs/04_networks.ipynb #4038d17c
 import copy, importlib, importlib.util, json, math
@@ -290,6 +290,27 @@ def clipped(d: Denoiser, z: Tensor, e: Tensor, t) -> Tensor:
     place = lambda a: per_sample(a, z) if a.dim() else float(a)
     return (z - place(mu[..., 0]) * x) / place(C[..., 0, 0].sqrt())
 
+# %% ../nbs/04_networks.ipynb #c73b7548
+class Around(NoisePredictor):
+    "A denoiser around another, `inner`, with another `predict`; everything else (shape, device, network, card, cost) is as the inner one has it."
+    def __init__(self, inner: NoisePredictor): super().__init__(inner.process); self.inner = inner
+    def __getattr__(self, name):
+        "What this one does not have, the inner one has."
+        if name.startswith('__') or name == 'inner': raise AttributeError(name)
+        return getattr(self.inner, name)
+    def bind(self, **changes) -> 'Around':
+        "A copy around a copy with other labels, guidance, clip or amp, and a count of its own."
+        new = copy.copy(self); new.inner, new.nfe = self.inner.bind(**changes), 0
+        return new
+    def to(self, device) -> 'Around':
+        "Move what is inside."
+        self.inner = self.inner.to(device)
+        return self
+    def eps(self, z, t):
+        "The changed noise; counts what the inner denoiser counts."
+        self.nfe += getattr(self.inner, 'evals', 1)
+        return self.predict(z, t)
+
 # %% ../nbs/04_networks.ipynb #ba20d8a6
 def process_card(process: LinearSDE) -> dict:
     "A process as plain numbers for a card."
@@ -325,12 +346,13 @@ def save(folder: str | Path, network: nn.Module,
         save_file({n: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for n, v in state.items()}, p)
     write_json(Path(folder) / 'card.json', card)
 
-# %% ../nbs/04_networks.ipynb #2eb8bed0
+# %% ../nbs/04_networks.ipynb #b2fe08d9
 WEIGHTS = Path(compsamp.__file__).parent / 'weights'
 
 def shipped() -> list:
-    "Names of the networks that come with the package."
-    return sorted(p.parent.name for p in WEIGHTS.glob('*/card.json') if '"process"' in p.read_text())
+    "Names of the networks that come with the package, without what serves another network."
+    cards = {p.parent.name: json.loads(p.read_text()) for p in WEIGHTS.glob('*/card.json')}
+    return sorted(n for n, card in cards.items() if 'process' in card and 'module' not in card)
 
 def read_card(folder: str | Path) -> dict:
     "The card of a checkpoint folder, or an error that says what is damaged."

@@ -5,15 +5,15 @@ __all__ = ['VARIANTS', 'OBJECTIVES', 'ARMS', 'RECIPE', 'TIMES', 'Skip', 'check_w
            'Shrunk', 'Arm', 'parse_arm', 'finetune', 'place_of', 'network_of', 'options', 'begin', 'cell', 'slopes',
            'experiment', 'main', 'encode', 'slerp', 'unevenness']
 
-# %% ../nbs/09_skipstep.ipynb #041843e0
-import argparse, importlib, itertools, json, math, sys, time
+# %% ../nbs/09_skipstep.ipynb #17516b08
+import argparse, importlib, itertools, json, math, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from . import data, forward, metrics, networks, training
-from .core import f64, mix, per_sample, require, whole, write_json
+from .core import exit_code, f64, mix, per_sample, require, whole, write_json
 from .forward import LinearSDE, NoisePredictor, cholesky
 from .sampling import check_grid, eye, transfer
 from .training import Epsilon, draw_times, noisy
@@ -105,29 +105,15 @@ class SkipStep(Epsilon):
 
 OBJECTIVES = dict(skipstep=SkipStep)
 
-# %% ../nbs/09_skipstep.ipynb #461d2ca4
-class Shrunk(NoisePredictor):
+# %% ../nbs/09_skipstep.ipynb #cc8e02cb
+class Shrunk(networks.Around):
     "A denoiser whose eps is multiplied by kappa(t): what a skip-step loss does to a network, without the training."
     def __init__(self, denoiser: NoisePredictor, skip: int = 9, tau: float = .99, variant: str = 'published', steps: int = 1000):
-        super().__init__(denoiser.process); kappa(denoiser.process, denoiser.process.T, skip, tau, variant, steps)
+        super().__init__(denoiser); kappa(denoiser.process, denoiser.process.T, skip, tau, variant, steps)
         require(not getattr(denoiser, 'partial', False), 'denoiser', type(denoiser).__name__, 'one that answers for the whole state', TypeError)
-        self.inner, self.how = denoiser, dict(skip=skip, tau=tau, variant=variant, steps=steps)
-    def __getattr__(self, name):
-        "Everything else is as the denoiser has it: shape, device, network, card."
-        if name.startswith('__') or name == 'inner': raise AttributeError(name)
-        return getattr(self.inner, name)
-    def bind(self, **changes) -> 'Shrunk':
-        "A copy around a copy with other labels, guidance, clip or amp."
-        return Shrunk(self.inner.bind(**changes), **self.how)
-    def to(self, device) -> 'Shrunk':
-        "On another device, still shrunk."
-        self.inner = self.inner.to(device); return self
-    def eps(self, z, t):
-        "The inner eps, shrunk (after clipping, if that is on); counts what the denoiser counts."
-        self.nfe += getattr(self.inner, 'evals', 1)
-        return self.predict(z, t)
+        self.how = dict(skip=skip, tau=tau, variant=variant, steps=steps)
     def predict(self, z, t):
-        "The same, uncounted."
+        "The inner eps, shrunk (after clipping, if that is on); uncounted."
         return mix(kappa(self.process, t, **self.how), self.inner.predict(z, t))
 
 # %% ../nbs/09_skipstep.ipynb #17022c68
@@ -200,7 +186,7 @@ def begin(a: argparse.Namespace, images: Tensor) -> dict:
     require(not differ, 'out', a.out, f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
     return old
 
-# %% ../nbs/09_skipstep.ipynb #b191def9
+# %% ../nbs/09_skipstep.ipynb #b634773f
 def cell(a: argparse.Namespace, arm: Arm, seed: int, row: str, nfe: int, denoiser, classifier) -> dict:
     "One Frechet distance; the pictures' seed depends on the training's seed alone, so arms are compared pair by pair."
     m = importlib.import_module('compsamp.demo').measure(denoiser, row, nfe, a.n, 1000 + seed, classifier, progress=False)
@@ -238,11 +224,7 @@ def experiment(a: argparse.Namespace):
 def main(argv: list | None = None) -> int:
     "`compsamp_skipstep`: 0 at the end, 130 after Ctrl-C (run it again to go on), 2 for settings that cannot be, 1 for a run that failed."
     a = options().parse_args(argv)
-    try: experiment(a)
-    except (ValueError, TypeError, OSError) as e: print(f'compsamp_skipstep: {e}', file=sys.stderr); return 2
-    except FloatingPointError as e: print(f'compsamp_skipstep: {e}', file=sys.stderr); return 1
-    except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
-    return 0
+    return exit_code('compsamp_skipstep', lambda: experiment(a))
 
 # %% ../nbs/09_skipstep.ipynb #41500032
 @torch.no_grad()
