@@ -194,24 +194,24 @@ def price(denoiser: NoisePredictor, module, batch: int = 64, repeats: int = 9) -
     plain, both = (torch.tensor(v[1:]) for v in took.values()); n = networks.parameters(module) / networks.parameters(denoiser.network)
     return dict(plain=float(plain.median()), compensated=float(both.median()), time=float((both / plain).median()), parameters=n)
 
-# %% ../nbs/08_compensation.ipynb #e39ddf17
+# %% ../nbs/08_compensation.ipynb #599f4e75
 def save_module(folder: str | Path, module: LightUNet, **more):
     "Write weights and card, atomically; `more` goes into the card."
     require(bool(module.card), 'module', 'no card', 'one made by `light` or read by `load_module`')
     networks.save(folder, module, dict(module.card, network=dict(kind='LightUNet', config=module.config, parameters=networks.parameters(module)), **more))
 
-def load_module(folder: str | Path,        # written by `save_module` or by a `Trainer`
+def load_module(folder: str | Path,        # written by `save_module` or by a `Trainer`; or the name of one that comes with the package
                 denoiser=None,             # the network it shall serve; None: not compared
                 device: str | None = 'cpu') -> LightUNet:
     "A trained module; ValueError if it is damaged, or made for another process, size of picture or network."
-    card = networks.read_card(folder); kind = card['network'].get('kind')
+    own = networks.WEIGHTS / str(folder); folder = own if (own / 'card.json').is_file() else Path(folder); card = networks.read_card(folder); kind = card['network'].get('kind')
     require(kind == 'LightUNet' and isinstance(card.get('module'), dict), 'module', str(folder), f'the folder of a compensation module; this is a {kind}')
     try: m = LightUNet(**{n: tuple(v) if isinstance(v, list) else v for n, v in card['network']['config'].items()})
     except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {card['network'].get('config')!r}: the sizes of a LightUNet ({e})") from e
     if denoiser is not None:
         fits(card, denoiser.process, denoiser.shape); main = card['module'].get('main')
         require(main == mark(denoiser), 'module', str(folder), f'one trained on this network, {mark(denoiser)}; it was trained on {main}')
-    held, want = networks.read_tensors(Path(folder) / card.get('weights', 'weights.safetensors'), list(m.state_dict())), m.state_dict()
+    held, want = networks.read_tensors(folder / card.get('weights', 'weights.safetensors'), list(m.state_dict())), m.state_dict()
     wrong = [n for n in held.keys() | want.keys() if n not in want or held[n].shape != want[n].shape]; require(not wrong, 'weights', str(folder), f'the tensors the card describes; these differ: {sorted(wrong)[:4]}')
     m.load_state_dict({n: v.float() for n, v in held.items()}); m.card = card
     return m.eval().requires_grad_(False).to(training.pick_device(device))
