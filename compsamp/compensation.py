@@ -7,7 +7,7 @@ __all__ = ['READINGS', 'PAIRS', 'SHARE', 'STATES', 'ERRORS', 'OBJECTIVES', 'ARMS
            'begun', 'has', 'cell', 'pictures_of', 'experiment', 'make_arm', 'arm_folder', 'train_arm', 'first_module',
            'converge', 'main']
 
-# %% ../nbs/08_compensation.ipynb #e7dd81b2
+# %% ../nbs/08_compensation.ipynb #27de84b1
 import argparse, importlib, itertools, json, time, weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import data, metrics, networks, sampling, training
-from .core import Record, affine, exit_code, per_sample, require, whole, write_json
+from .core import Record, affine, command_line, exit_code, per_sample, require, whole, write_json
 from .forward import LinearSDE, NoisePredictor, lift
 from .sampling import DDIM, Sampler, grid, scales
 from .training import Velocity, noisy
@@ -332,14 +332,15 @@ def train_module(a: argparse.Namespace, d: networks.Denoiser, pairs: str, epochs
     if tr.done < steps and not training.fit(tr, folder, a.save_every, module=dict(m.card['module'], epochs=epochs, pairs=pairs)): raise KeyboardInterrupt
     return folder
 
-# %% ../nbs/08_compensation.ipynb #6331b91c
+# %% ../nbs/08_compensation.ipynb #164ad1e3
 RECIPE = ('reading', 'batch', 'lr', 'warmup', 'ema', 'amp', 'n')
 
 def begun(a: argparse.Namespace, names, **head) -> dict:
     "The results file `a.out`, or a new one; ValueError if it is of another experiment."
-    head = {n: getattr(a, n) for n in (*RECIPE, *names)} | head | dict(versions=dict(torch=torch.__version__)); out = Path(a.out); r = json.loads(out.read_text()) if out.exists() else dict(head, cells=[])
-    differ = {n: (r.get(n), v) for n, v in head.items() if n != 'versions' and r.get(n) != v}; require(not differ, 'out', a.out, f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
-    return r
+    head = {n: getattr(a, n) for n in (*RECIPE, *names)} | head; out = Path(a.out); r = json.loads(out.read_text()) if out.exists() else dict(head, cells=[])
+    differ = {n: (r.get(n), v) for n, v in head.items() if r.get(n) != v}; require(not differ, 'out', a.out, f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
+    said = [*filter(None, r.get('command', '').split(' && ')), command_line(options(), a, ('n', 'seeds', 'nfe'), ('device', 'out', 'folder', 'data', 'save_every'))]
+    return dict(head, command=' && '.join(dict.fromkeys(said)), versions=dict(torch=torch.__version__), cells=r['cells'])
 
 def has(r: dict, **what) -> bool:
     "Whether a results file holds such a cell."

@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['require', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample', 'flat', 'spread', 'mix', 'affine', 'Record', 'records',
-           'place', 'stream', 'whole', 'Noise', 'pick_device', 'atomic', 'write_json', 'exit_code', 'to_uint8', 'tile',
-           'save_png', 'show']
+           'place', 'stream', 'whole', 'Noise', 'pick_device', 'atomic', 'write_json', 'exit_code', 'command_line',
+           'to_uint8', 'tile', 'save_png', 'show']
 
-# %% ../nbs/00_core.ipynb #c1063f48
-import contextlib, json, os, sys, tempfile
+# %% ../nbs/00_core.ipynb #79fdbec5
+import argparse, contextlib, json, os, shlex, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -177,6 +177,16 @@ def exit_code(name: str,  # of the command
     except FloatingPointError as e: print(f'{name}: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
     return 0
+
+# %% ../nbs/00_core.ipynb #93016645
+def command_line(parser: argparse.ArgumentParser, a: argparse.Namespace,
+                 always: tuple = (),   # settings that are named even if they are as usual
+                 leave: tuple = ()     # and those that are not: where things lie
+                 ) -> str:
+    "The command that gives these settings, without what is as usual."
+    usual = vars(parser.parse_args([])); said = [(k, v) for k, v in vars(a).items() if k in always or k not in leave and v != usual[k]]
+    word = lambda v: ' '.join(shlex.quote(str(u)) for u in (v if isinstance(v, list) else [v])); flag = lambda k, v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}"
+    return ' '.join([parser.prog, *(flag(k, v) if isinstance(v, bool) else f'{flag(k, v)} {word(v)}' for k, v in said)])
 
 # %% ../nbs/00_core.ipynb #bb2a6123
 def to_uint8(x: Tensor  # pictures in [-1, 1], `(B, C, H, W)`, C = 1 or 3

@@ -4,13 +4,13 @@
 __all__ = ['ROWS', 'RESULTS', 'parse_row', 'way', 'row_facts', 'helped', 'draw', 'measure', 'fingerprint', 'shipped', 'table',
            'picture', 'options', 'run', 'main', 'measure_options', 'command', 'measure_main']
 
-# %% ../nbs/90_demo.ipynb #407822fa
+# %% ../nbs/90_demo.ipynb #af18505a
 import argparse, hashlib, itertools, json, sys
 from pathlib import Path
 import numpy as np
 import torch
 from . import compensation, metrics, networks, sampling
-from .core import atomic, require, show, to_uint8, write_json
+from .core import atomic, command_line, require, show, to_uint8, write_json
 
 # %% ../nbs/90_demo.ipynb #fe194d78
 ROWS = {  # name in the table: (sampler, grid)
@@ -18,7 +18,7 @@ ROWS = {  # name in the table: (sampler, grid)
     'DDIM': (sampling.DDIM(), 'uniform'),
     'DPM-Solver++(2M)': (sampling.DPMpp2M(), 'karras')}
 
-# %% ../nbs/90_demo.ipynb #02f52298
+# %% ../nbs/90_demo.ipynb #fd7e229c
 def parse_row(text: str  # a name of `ROWS`, or a sampler and its grid as one types them: 'edm:s_churn=20@karras'; without '@', uniform; restarts after '/': 'edm@karras/0.06,0.3,3,2'; a compensation module after '~': 'ddim~fashion-vp-finer'
               ) -> tuple:
     "The sampler and the kind of grid that a row's name stands for."
@@ -129,7 +129,7 @@ def main(argv=None):
         if a.json: write_json(a.json, result)
     except (ValueError, OSError) as e: sys.exit(f'compsamp_demo: {e}')
 
-# %% ../nbs/90_demo.ipynb #de50bdb3
+# %% ../nbs/90_demo.ipynb #c7921207
 def measure_options() -> argparse.ArgumentParser:
     "What `compsamp_measure` understands."
     p = argparse.ArgumentParser('compsamp_measure', description='Frechet distances of rows of samplers with many pictures; finished cells are kept, cells of other rows too.')
@@ -142,8 +142,7 @@ def measure_options() -> argparse.ArgumentParser:
 
 def command(a: argparse.Namespace) -> str:
     "The command line again, without what is as usual."
-    usual = vars(measure_options().parse_args([])); word = lambda v: ' '.join(map(str, v)) if isinstance(v, list) else str(v)
-    return ' '.join(['compsamp_measure', *(f'--{k} {word(v)}' for k, v in vars(a).items() if k in ('n', 'seeds', 'nfe') or k not in ('device', 'out') and v != usual[k])])
+    return command_line(measure_options(), a, ('n', 'seeds', 'nfe'), ('device', 'out'))
 
 def measure_main(argv=None):
     "compsamp_measure: fill a results file, cell by cell, resumable."

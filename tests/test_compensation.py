@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from compsamp import data, demo, networks, training
-from compsamp.compensation import (Compensated, CompensatedDDIM, Compensation, LightUNet, ModuleObjective, OBJECTIVES, fits, hop, light,
-                                   load_module, main, mark, price, save_module, term, weights)
+from compsamp.compensation import (ARMS, Arm, Compensated, CompensatedDDIM, Compensation, Larger, LightUNet, ModuleObjective, OBJECTIVES, fits, hop, light,
+                                   load_module, main, mark, options, price, save_module, term, train_arm, weights)
 from compsamp.core import Noise
 from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
 from compsamp.mixtures import PerturbedDenoiser, ring
@@ -214,6 +214,47 @@ def test_command(tmp_path, capsys):
     assert main(argv) == 0; r = json.loads((tmp_path / 'r.json').read_text()); assert len(r['cells']) == 2 and {'frechet', 'precision', 'recall', 'variance', 'seconds'} <= set(r['cells'][0])
     assert main([*argv[:-2], '--reading', 're-estimated', '--out', str(tmp_path / 'r.json')]) == 2 and 'reading' in capsys.readouterr().err
     assert main(['--n', '5']) == 2 and 'n = 5' in capsys.readouterr().err and main(['--strengths', '2']) == 2 and main(['--checkpoint', 'nothing']) == 2
+
+
+ARM_WORDS = ['--first', '2', '--marks', '4', '6', '--batch', '8', '--nfe', '2', '3', '--n', '128', '--no-amp']
+
+
+def test_error_of_x0(tiny):
+    "The loss 'x0' is the mean square of x0hat - x0, by hand."
+    x0 = pictures(6); got = Compensation('plain', 10, error='x0')(tiny.network, None, VPS, x0, None, Dice(0, 0, 'cpu')); dice = Dice(0, 0, 'cpu')
+    t = grid(VPS, 10)[(dice.uniform(6) * 10).long()]; w = dice.normal(x0.shape); psi, sigma = (torch.tensor([f(float(u)) for u in t]) for f in (lambda u: math.exp(-(.05 * u + 4.975 * u * u)), lambda u: math.sqrt(-math.expm1(-(.1 * u + 9.95 * u * u)))))
+    col = lambda v: v.float()[:, None, None, None]; z = col(psi) * x0 + col(sigma) * w; e = tiny.network(z, 1000 * t)
+    assert torch.allclose(got, ((z - col(sigma) * e) / col(psi) - x0).square().mean(), rtol=1e-3)
+
+
+def test_larger_is_compensation_built_in(tiny):
+    m = small_module(tiny); z, t = torch.randn(3, 1, 8, 8), torch.tensor([.1, .5, .9]).double(); both = Larger(tiny.network, m)
+    assert torch.allclose(both(z, 1000 * t), Compensated(tiny, m).predict(z, t), atol=1e-4) and not torch.allclose(both(z, 1000 * t), tiny.predict(z, t), atol=1e-3)
+    assert networks.parameters(both) == networks.parameters(tiny.network) + networks.parameters(m)
+
+
+def test_arms(tmp_path):
+    "Cells of every kind; an arm taken up again from its first mark goes on bit for bit; finished cells are not drawn again."
+    np.savez(tmp_path / 'some.npz', images=data.embedded(64)[0].numpy(), labels=data.embedded(64)[1].numpy()); argv = [*ARM_WORDS, '--arms', 'T = 100', 'T = 100, larger', '--data', str(tmp_path / 'some.npz'), '--folder', str(tmp_path / 'runs'), '--out', str(tmp_path / 'r.json')]
+    assert main(argv) == 0; r = json.loads((tmp_path / 'r.json').read_text()); key = lambda c: (c['arm'], c['step'], c['nfe'], c['strength'])
+    want = {('T = 100', *k, on) for k in ((4, 2), (6, 2), (6, 3)) for on in (0., 1.)} | {('T = 100, larger', *k, 0.) for k in ((4, 2), (6, 2), (6, 3))}
+    assert {key(c) for c in r['cells']} == want and len(r['cells']) == len(want) and r['command'].startswith('compsamp_compensation') and all((c['term'] is None) == ('larger' in c['arm']) for c in r['cells'])
+    assert any(a['frechet'] != b['frechet'] for a in r['cells'] for b in r['cells'] if key(a)[:3] == key(b)[:3])                        # the module does something
+    before = (tmp_path / 'runs/T=100-seed0/main/card.json').stat().st_mtime_ns; assert main(argv) == 0 and (tmp_path / 'runs/T=100-seed0/main/card.json').stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize('name', ['one step', 'T = 100'])
+def test_an_arm_goes_on_where_it_was(name, tmp_path):
+    images, labels = data.embedded(64); go = lambda folder: train_arm(options().parse_args([*ARM_WORDS, '--folder', str(tmp_path / folder)]), name, 0, images, labels)
+    whole = [d for _, d, _ in go('a')][-1]; first = go('b'); next(first); first.close(); step, d, module = last(go('b'))
+    assert step == 6 and module is not None and all(torch.equal(v, d.network.state_dict()[n]) for n, v in whole.network.state_dict().items())
+    with pytest.raises(ValueError, match='batch'): last(train_arm(options().parse_args([*ARM_WORDS, '--batch', '16', '--folder', str(tmp_path / 'b')]), name, 0, images, labels))
+
+
+def test_arms_bad_input(capsys):
+    assert main(['--arms', 'T = 100', '--marks', '50', '20']) == 2 and 'marks' in capsys.readouterr().err and main(['--arms', 'T = 100', '--first', '300']) == 2
+    with pytest.raises(ValueError, match="error = 'v2'"): Compensation(error='v2')
+    assert ARMS['persistent'].objective('', late=False).states == 'plain' and Arm('one-step').objective().error == 'x0'
 
 
 def test_bad_input(tiny):
