@@ -8,7 +8,7 @@ __all__ = ['GRIDS', 'ADAMS', 'SAMPLERS', 'scales', 'eye', 'slopes', 'karras', 'g
            'sample', 'options', 'save_samples', 'parse_restart', 'main_points', 'restarted', 'draw_pictures', 'main']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
-import argparse, importlib, importlib.util, math, time
+import argparse, importlib, importlib.util, math, os, time
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -483,6 +483,7 @@ def options() -> argparse.ArgumentParser:
     p.add_argument('--guidance', type=float, default=1., help='weight of --label; other than 0 and 1 it doubles the evaluations')
     p.add_argument('--device', help='cpu, cuda, cuda:1, mps (default: the best there is)')
     p.add_argument('--out', type=Path, default=Path('samples.png'), help='a .png grid or an .npz of float32 pictures (default %(default)s)')
+    p.add_argument('--parts', action='store_true', help='keep finished batches in OUT.parts until all are there, so that a job cut off goes on; always so under torchrun (chapter 17)')
     p.add_argument('--quiet', action='store_true', help='no progress bar')
     return p
 
@@ -509,7 +510,8 @@ def restarted(process: LinearSDE, n: int, ups: list, kind: str = 'karras'):
     "A grid of n points, or its `Route` if there are restarts, all grids of one kind."
     return importlib.import_module('compsamp.restart').restart(process, grid(process, n, kind), ups, kind=kind) if ups else grid(process, n, kind)
 
-def draw_pictures(a: argparse.Namespace):
+def draw_pictures(a: argparse.Namespace,
+                  draw=sample):  # or what several processes do, which returns None in all but one (chapter 17)
     "Load, draw, save and report, as the options say; everything that can be wrong is checked before the work."
     from compsamp.networks import load
     for name, v in (('steps', a.steps), ('n', a.n), ('batch', a.batch)): require(v is None or v >= 1, name, v, 'at least 1')
@@ -520,13 +522,14 @@ def draw_pictures(a: argparse.Namespace):
     evals = 1 if labels is None else d.bind(labels=labels[:1], guidance=a.guidance).evals
     ups = [parse_restart(text, d.process) for text in a.restart]
     N = main_points(s, a.nfe, ups, evals) if a.nfe is not None else 50 if a.steps is None else a.steps
-    r = sample(s, d, restarted(d.process, N, ups, a.grid), a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
+    r = draw(s, d, restarted(d.process, N, ups, a.grid), a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
+    if r is None: return
     save_samples(a.out, r.x, sampler=repr(s), seed=a.seed, points=N, nfe=r.nfe, grid=a.grid, checkpoint=str(a.checkpoint))
     print(f"{'' if a.quiet else chr(10)}{a.out}: {a.n} pictures, {s}, N = {N} grid points{', restart ' + ' '.join(a.restart) if ups else ''}, {r.nfe} evaluations each, {r.seconds:.1f} s")
 
 def main(argv=None) -> int:
     "`compsamp_sample`: pictures from the shell; exit status 2 and one line that says why if it cannot."
-    parser = options(); a = parser.parse_args(argv)
-    try: draw_pictures(a)
+    parser = options(); a = parser.parse_args(argv); parts = a.parts or os.environ.get('WORLD_SIZE', '1') != '1'
+    try: importlib.import_module('compsamp.processes').draw_together(a) if parts else draw_pictures(a)
     except (ValueError, TypeError, OSError, FloatingPointError) as e: parser.error(str(e))
     return 0

@@ -8,7 +8,7 @@ __all__ = ['OBJECTIVES', 'PROCESSES', 'SETTINGS', 'Dice', 'draw_times', 'noisy',
            'inherited', 'settle_settings', 'make_network', 'make_trainer', 'main']
 
 # %% ../nbs/05_training.ipynb #8158d537
-import argparse, contextlib, copy, importlib, importlib.util, math, re, signal, sys, threading, time, zipfile, zlib
+import argparse, contextlib, copy, importlib, importlib.util, math, os, re, signal, sys, threading, time, zipfile, zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 import numpy as np
@@ -160,6 +160,7 @@ def in_bf16(net, device: torch.device, on: bool):
 # %% ../nbs/05_training.ipynb #46afb846
 class Trainer:
     "AdamW with warm-up and cosine decay, EMA, clipping, bf16; step n depends only on the state after step n-1 and on (seed, n)."
+    leads = True   # speaks and writes; of several processes (chapter 17) one does
     def __init__(self, network: nn.Module, process: LinearSDE,
                  images: Tensor,                  # uint8, or float in [-1, 1]; `(N, C, H, W)`
                  labels: Tensor | None = None,    # whole numbers `(N,)`
@@ -187,18 +188,27 @@ class Trainer:
         x, y = self.feed(i); n = getattr(self.net, 'classes', 0)
         if y is None or not n: return x, None
         return x, torch.where(dice.chance(len(x), self.hyper['drop_label']).to(self.device, non_blocking=True), n, y)
+    def roll(self, i: int) -> Dice:
+        "The randomness of step i."
+        return Dice(self.hyper['seed'], i, self.device)
+    def meet(self, loss: Tensor) -> Tensor:
+        "Called when the gradients are there; several processes average them here (chapter 17). Returns the loss for the record."
+        return loss.detach()
+    def halted(self, pressed: list) -> bool:
+        "Whether Ctrl-C was pressed; with several processes, in any of them."
+        return bool(pressed)
     def step(self) -> Tensor:
         "One update; returns the loss without waiting for it."
-        h, i = self.hyper, self.done; dice = Dice(h['seed'], i, self.device); x, y = self.pick(i, dice)
+        h, i = self.hyper, self.done; dice = self.roll(i); x, y = self.pick(i, dice)
         if self.drops: torch.manual_seed(dice.seed)
         for g in self.opt.param_groups: g['lr'] = rate(i, h['steps'], h['lr'], h['warmup'])
         loss = self.objective(self.run, self.mean, self.process, x, y, dice)
-        self.opt.zero_grad(set_to_none=True); loss.backward()
+        self.opt.zero_grad(set_to_none=True); loss.backward(); loss = self.meet(loss)
         nn.utils.clip_grad_norm_(self.params, h['clip'], foreach=True); self.opt.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.means, self.params, 1 - ema_decay(i, h['ema']))
             for a, b in self.buffers: a.copy_(b)
-        self.done += 1; self.pending.append(loss.detach())
+        self.done += 1; self.pending.append(loss)
         return self.pending[-1]
     def settle(self):
         "Fetch the losses since the last call; an error at the first one that is not finite."
@@ -366,18 +376,18 @@ def fit(trainer: Trainer,
     folder, steps = Path(folder), trainer.hyper['steps']; every = max(10, min(50, steps // 40)) if every is None else every
     for n, v, lo in (('save_every', save_every, 1), ('every', every, 1), ('sample_every', sample_every, 0), ('samples', samples, 1)): require(v >= lo, n, v, f'at least {lo}')
     require(trainer.done or not (folder / 'card.json').exists(), 'folder', str(folder), 'a folder without a checkpoint, or resume from it first')
-    folder.mkdir(parents=True, exist_ok=True); board, saved = Board(trainer, progress), trainer.done or None
+    folder.mkdir(parents=True, exist_ok=True); board, saved = Board(trainer, progress and trainer.leads), trainer.done or None
     with interruptible() as pressed:
-        while trainer.done < steps and not pressed:
+        while trainer.done < steps and not trainer.halted(pressed):
             trainer.step(); i = trainer.done
-            if sample_every and (i % sample_every == 0 or i == steps):
+            if trainer.leads and sample_every and (i % sample_every == 0 or i == steps):
                 board.x = preview(trainer.denoiser(), samples); save_png(folder / f'samples-{i:07d}.png', board.x)
             if i % every == 0 or i == steps: trainer.settle(); board.show()
             if i % save_every == 0 and i < steps:
                 try: trainer.save(folder, **more); saved = i
                 except OSError as e: print(f'\nstep {i}: could not save ({e}); the checkpoint of step {saved} is kept, training goes on', file=sys.stderr)
         if trainer.done != saved: trainer.save(folder, **more)
-    if trainer.done < steps: print(f'\nstopped and saved at step {trainer.done} of {steps}')
+    if trainer.done < steps and trainer.leads: print(f'\nstopped and saved at step {trainer.done} of {steps}')
     return trainer.done == steps
 
 # %% ../nbs/05_training.ipynb #32460889
@@ -484,28 +494,31 @@ def make_network(s: dict, process: LinearSDE, channels: int, classes: int) -> nn
     net = networks.UNet(process.k * channels, s['width'], mults, s['depth'], (len(mults) - 1,), classes, channels_out=out)
     return networks.PARAMETRISATIONS[s['predicts']](net, process)
 
-def make_trainer(s: dict, device: str | None = None, compile: bool = False) -> Trainer:
+def make_trainer(s: dict, device: str | None = None, compile: bool = False,
+                 make=Trainer) -> Trainer:  # or a subclass that shares the work (chapter 17)
     "Network, process, data and trainer of a dictionary of `SETTINGS`."
     process, objective, (images, labels) = parse_process(s['process']), parse_objective(s['objective']), load_data(s['data'])
     net = make_network(s, process, images.shape[1], 0 if labels is None else int(labels.max()) + 1)
-    return Trainer(net, process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
+    return make(net, process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
                    amp=s.get('amp'), objective=objective, device=device, compile=compile)
 
-def main(argv: list | None = None  # of the command line
+def main(argv: list | None = None,  # of the command line
+         make=None                  # the kind of trainer; None: `Trainer`, or under torchrun that of chapter 17
          ) -> int:
     "`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed."
+    if make is None and os.environ.get('WORLD_SIZE', '1') != '1': return importlib.import_module('compsamp.processes').train(argv)
     given = vars(parser().parse_args(argv)); out, device, save_every, eval_every = (given.pop(n) for n in ('out', 'device', 'save_every', 'eval_every'))
     resume, compile, folder = given.pop('resume', False), given.pop('compile', False), Path(out)
     if given.pop('no_amp', False): given['amp'] = False
     try:
         s = settle_settings(given, folder, resume); begin = dict(s, init=str(folder) if resume and s['init'] else s['init'])
-        trainer = make_trainer(begin, device, compile); s['amp'] = trainer.hyper['amp']
+        trainer = make_trainer(begin, device, compile, make or Trainer); s['amp'] = trainer.hyper['amp']
         if resume: trainer.resume(folder)
         for n, v, lo in (('save-every', save_every, 1), ('eval-every', eval_every, 0)): require(v >= lo, n, v, f'at least {lo}')
     except (ValueError, TypeError, OSError) as e: print(f'compsamp_train: {e}', file=sys.stderr); return 2
     count = networks.parameters(getattr(trainer.net, 'net', trainer.net))
-    print(f"{count:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}, {trainer.device}, {'bfloat16' if s['amp'] else 'float32'}; from step {trainer.done} to {s['steps']}", flush=True)
+    if trainer.leads: print(f"{count:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}, {trainer.device}, {'bfloat16' if s['amp'] else 'float32'}; from step {trainer.done} to {s['steps']}", flush=True)
     try: ended = fit(trainer, folder, save_every, eval_every, settings=s)
     except (FloatingPointError, OSError) as e: print(f'\ncompsamp_train: {e}', file=sys.stderr); return 1
-    print(f'saved in {folder}' if ended else f'to go on: compsamp_train --out {folder} --resume')
+    if trainer.leads: print(f'saved in {folder}' if ended else f'to go on: compsamp_train --out {folder} --resume')
     return 0 if ended else 130
