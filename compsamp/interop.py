@@ -213,7 +213,7 @@ def parts_of(source, scheduler):
     require(hasattr(scheduler, 'config'), 'scheduler', type(scheduler).__name__, 'a diffusers scheduler, or a folder with scheduler_config.json', TypeError)
     return net, scheduler
 
-# %% ../nbs/16_interop.ipynb #530a79e0
+# %% ../nbs/16_interop.ipynb #ab9c3885
 def from_diffusers(source,                           # a UNet2DModel or UNet2DConditionModel, a pipeline, or a folder with either
                    scheduler=None,                   # the scheduler it was trained with, or its folder; None: the pipeline's, or the one in the folder
                    conditions: dict | None = None,   # keyword arguments of the network, a row per condition: dict(encoder_hidden_states=(n, L, D))
@@ -227,10 +227,9 @@ def from_diffusers(source,                           # a UNet2DModel or UNet2DCo
     require(out == n, 'out_channels', out, f'{n}, as many as in_channels: learned variances and inpainting inputs are not supported')
     if shape is None and size: shape = (n, *(size if isinstance(size, (list, tuple)) else (size, size)))
     require(shape is None or shape[0] == n, 'shape', shape, f'{n} channels, as the network has')
-    keep = isinstance(source, (str, Path))                            # ours to change
-    if keep: net.requires_grad_(False)
-    net.eval(); clip = bool(scheduler.config.get('clip_sample', False)) if clip is None else clip
-    return wrap(net, process, predicts, shape, time, conditions, empty, clip, **settings)
+    d = wrap(net, process, predicts, shape, time, conditions, empty, bool(scheduler.config.get('clip_sample')) if clip is None else clip, **settings)
+    d.network.eval()
+    return d
 
 # %% ../nbs/16_interop.ipynb #a08fdec0
 def schedule(scheduler, n: int  # num_inference_steps
@@ -374,13 +373,14 @@ class Steps(Stepping):
         z = d.answer(clipped(d, d.z, e, d.t) if self.config.clip_sample else e)
         return need('diffusers.schedulers.scheduling_utils').SchedulerOutput(prev_sample=z) if return_dict else (z,)
 
-# %% ../nbs/16_interop.ipynb #963fd687
+# %% ../nbs/16_interop.ipynb #a0c01788
 @lru_cache
 def scheduler_class():
     "`SamplerScheduler`, built when it is first wanted: it descends from classes of diffusers."
     d = need('diffusers'); register = need('diffusers.configuration_utils').register_to_config
     class SamplerScheduler(Steps, d.SchedulerMixin, d.ConfigMixin):
-        "Any of our samplers with one network state, with Restart or without, as a diffusers scheduler."
+        "Any of our samplers for k = 1, with Restart or without, as a diffusers scheduler."
+        _compatibles = [e.name for e in need('diffusers.schedulers').KarrasDiffusionSchedulers]     # whose configurations it reads
         @register
         def __init__(self, num_train_timesteps: int = 1000, beta_start: float = .0001, beta_end: float = .02, beta_schedule: str = 'linear', trained_betas=None,
                      prediction_type: str = 'epsilon', clip_sample: bool = False, clip_sample_range: float = 1., thresholding: bool = False, rescale_betas_zero_snr: bool = False,
@@ -401,7 +401,7 @@ def owned(cls):
     cls.__module__, cls.__qualname__ = 'compsamp.interop', cls.__name__
     return cls
 
-# %% ../nbs/16_interop.ipynb #d26cb12f
+# %% ../nbs/16_interop.ipynb #2e64ddaa
 @lru_cache
 def model_class():
     "`NoiseModel`, built when it is first wanted: one of our networks as a diffusers model."
@@ -422,6 +422,7 @@ OWN = dict(SamplerScheduler=scheduler_class, NoiseModel=model_class)
 
 def __getattr__(name):
     if name in OWN: return OWN[name]()
+    if name in ('SchedulerMixin', 'ModelMixin'): return getattr(need('diffusers'), name)        # a pipeline that loads our classes looks for their bases beside them
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../nbs/16_interop.ipynb #fb6145eb
