@@ -113,12 +113,13 @@ def wrap(net,                              # what `Told` takes
     require(predicts in PREDICTS, 'predicts', predicts, f'one of {", ".join(PREDICTS)}'); require(process.k == 1, 'process', process, 'one with k = 1')
     return Denoiser(PREDICTS[predicts](Told(net, time or (lambda t: t), conditions, empty), process, **settings), process, shape, clip=clip)
 
-# %% ../nbs/16_interop.ipynb #c5d41e9e
+# %% ../nbs/16_interop.ipynb #8e1f1d3c
 @lru_cache(maxsize=64)
 def ledger(levels: tuple) -> Tensor:
     "-log of 1 and of the levels: the integral of beta up to each node, `(N + 1,)`."
     return -torch.cat([torch.zeros(1, dtype=torch.float64), f64(levels).log()])
 
+# %% ../nbs/16_interop.ipynb #ddcd141d
 @dataclass(frozen=True, repr=False)
 class Table(BetaSDE):
     "A discrete library's table as a process: entry i of N stands at t = (i+1)/N; between entries log alpha-bar is linear, at t = 0 alpha-bar is 1."
@@ -184,7 +185,7 @@ def model_facts(scheduler):
     process = getattr(scheduler, 'process', None) or Table(tuple(table.tolist()))
     return process, kind, {}, partial(number, len(table))
 
-# %% ../nbs/16_interop.ipynb #9b93e077
+# %% ../nbs/16_interop.ipynb #53cb8224
 def read_config(path: Path) -> dict:
     "A diffusers config file, or an error that names it."
     require(path.is_file(), 'folder', str(path.parent), f'one with {path.name}, as save_pretrained writes it', FileNotFoundError)
@@ -202,6 +203,7 @@ def read_part(folder: Path,
     try: return cls.from_pretrained(str(folder), local_files_only=True, **(dict(use_safetensors=True, low_cpu_mem_usage=False) if base == 'ModelMixin' else {}))
     except Exception as e: raise ValueError(f'folder = {str(folder)!r}: a complete {name} ({type(e).__name__}: {str(e)[:300]})') from e
 
+# %% ../nbs/16_interop.ipynb #8e817e69
 def parts_of(source, scheduler):
     "Network and scheduler of a pipeline, a folder or a module."
     if isinstance(source, (str, Path)):
