@@ -30,7 +30,7 @@ setup(
     package_data={cfg['lib_path']: words('package_data')},
     include_package_data=False,
     install_requires=words('requirements'),
-    extras_require={'dev': words('dev_requirements')},
+    extras_require={'dev': words('dev_requirements'), 'interop': words('interop_requirements')},
     entry_points={'console_scripts': words('console_scripts'), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

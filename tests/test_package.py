@@ -7,7 +7,7 @@ from conftest import ROOT
 INI = configparser.ConfigParser(delimiters=['=']); INI.read(ROOT / 'settings.ini', encoding='utf-8'); CFG = INI['DEFAULT']
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 MODULES = sorted(p for p in (ROOT / 'compsamp').glob('*.py') if not p.name.startswith('_'))
-LAZY = ['torchvision', 'torchmetrics', 'matplotlib', 'fastprogress', 'scipy', 'PIL', 'IPython', 'nbdev', 'fastcore', 'ipywidgets']
+LAZY = ['torchvision', 'torchmetrics', 'matplotlib', 'fastprogress', 'scipy', 'PIL', 'IPython', 'nbdev', 'fastcore', 'ipywidgets', 'diffusers', 'accelerate']
 
 def run(code, cwd, *argv):
     "Python code in a fresh interpreter, away from the repository."
