@@ -2,7 +2,10 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'OCCLUDERS', 'KINDS', 'near', 'strokes', 'square', 'shape_of', 'masks', 'damage', 'check_mask', 'Replaced',
-           'resampled', 'ConditionalUNet', 'Seeing', 'Conditional', 'view', 'given', 'conditional', 'Restoration']
+           'resampled', 'ConditionalUNet', 'Seeing', 'Conditional', 'view', 'given', 'conditional', 'Restoration',
+           'default_sampler', 'wrapped', 'restore', 'mean_fill', 'scores', 'diversity', 'heldout', 'make_heldout',
+           'load_as', 'load_conditional', 'RestorationModule', 'Guided', 'component_posterior', 'NoisyClassifier',
+           'Classify', 'load_guide']
 
 # %% ../nbs/14_inpainting.ipynb #7b7af95b
 import argparse, importlib.util, itertools, json, math, re, sys
@@ -156,12 +159,13 @@ class Conditional(nn.Module):
         require(z.shape[1] == self.net.channels, 'z', tuple(z.shape), f'{self.net.channels} channels: state, picture and mask; tell the denoiser what it sees by given(denoiser, picture, mask)')
         return networks.PredictV(Seeing(self.net, z[:, self.channels:]), self.process)(z[:, :self.channels], t, labels)
 
-# %% ../nbs/14_inpainting.ipynb #07a53847
+# %% ../nbs/14_inpainting.ipynb #5c68f3ed
 def view(picture: Tensor,            # damaged, `(B, C, H, W)`
-         mask: Tensor | None = None  # True where known; None: the network is not told
+         mask: Tensor | None = None  # True where known, `(B, 1, H, W)`; None: the network is not told
          ) -> Tensor:                # `(B, C + 1, H, W)`
-    "What a conditional network sees beside the state: the picture, and 1 where it is known, -1 where it is not, 0 where nobody says."
-    return torch.cat([picture, torch.zeros_like(picture[:, :1]) if mask is None else 2. * mask.to(picture) - 1], 1)
+    "What a conditional network sees beside the state: the known pixels, grey elsewhere, and the mask as 1 and -1; or the whole picture and 0."
+    if mask is None: return torch.cat([picture, torch.zeros_like(picture[:, :1])], 1)
+    return torch.cat([torch.where(mask, picture, torch.zeros_like(picture)), 2. * mask.to(picture) - 1], 1)
 
 def given(denoiser: networks.Denoiser,    # of a `Conditional` network, or a `compensation.Compensated` around one
           picture: Tensor, mask: Tensor | None = None) -> NoisePredictor:
@@ -181,19 +185,172 @@ def conditional(denoiser: networks.Denoiser) -> Conditional:
     net.load_state_dict(state)
     return Conditional(net, denoiser.process)
 
-# %% ../nbs/14_inpainting.ipynb #09d43bad
+# %% ../nbs/14_inpainting.ipynb #259e2549
 @dataclass(frozen=True)
 class Restoration(Velocity):
     "Train a conditional network: the error of v given a damaged picture, damage of all kinds in turn, drawn afresh at every step."
     kind: str = 'mixed'   # as for `masks`
-    blind: float = .15    # share of the pictures whose mask is not shown
+    blind: float = .15    # share of the pictures whose mask is not shown, but what it hides them with is
     def __post_init__(self): require(0 <= self.blind <= 1, 'blind', self.blind, 'a share, in [0, 1]'); masks(self.kind)
-    def views(self, x0: Tensor, dice) -> tuple:
-        "Damaged pictures, and their masks as the network is shown them, `(B, C + 1, H, W)`."
-        mask, seen = damage(x0, self.kind, dice.seed); told = ~dice.chance(len(x0), self.blind).to(x0.device)
-        return torch.cat([view(seen, mask)[:, :-1], view(seen, mask)[:, -1:] * told[:, None, None, None]], 1)
+    def views(self, x0: Tensor, dice) -> Tensor:
+        "Damaged pictures as the network is shown them, `(B, C + 1, H, W)`."
+        mask, seen = damage(x0, self.kind, dice.seed); blind = dice.chance(len(x0), self.blind).to(x0.device)
+        return torch.where(blind[:, None, None, None], view(seen), view(seen, mask))
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
         t = draw_times(process, dice.uniform(len(x0))); z, target = self.pair(process, x0, t, dice)
         e = net(torch.cat([z, self.views(x0, dice)], 1), networks.network_time(net, t, x0), labels)
         return (self.weight(process, t, x0) * (e.float() - target)).square().mean()
+
+# %% ../nbs/14_inpainting.ipynb #fa2ce19a
+def default_sampler(process: LinearSDE) -> Sampler:
+    "DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix what is known into what is not."
+    return sampling.DDIM(1.) if process.k == 1 else sampling.EulerMaruyama()
+
+def wrapped(sampler: Sampler, times, known: Tensor, mask: Tensor) -> tuple:
+    "`Replaced` around a sampler, and around the one inside the detours of a route, if it has one of its own."
+    put = lambda s: Replaced(s, known, mask)
+    inside = getattr(times, 'inside', None)
+    return put(sampler), times if inside is None else replace(times, inside=put(inside))
+
+@torch.no_grad()
+def restore(denoiser: NoisePredictor,
+            picture: Tensor,        # `(n, C, H, W)` in [-1, 1]; what the mask hides is not looked at
+            mask,                   # 1 where known, `(n, 1, H, W)` or one for all; None: a conditional network finds out by itself
+            sampler: Sampler | None = None,  # None: `default_sampler`
+            times=50,               # as for `sample`: points, grid or `Route`
+            seed: int = 0, first: int = 0,   # sample i of run `seed`
+            batch: int = 64         # pictures per forward call; does not change them
+            ) -> Samples:
+    "Fill in what the mask hides, one draw per picture; a conditional network sees the picture, any other has it put in after every step. Known pixels come out exactly as they were."
+    x = data.check_pictures(picture, getattr(denoiser, 'shape', None)); net = getattr(denoiser, 'network', None); sees = isinstance(net, Conditional)
+    require(mask is not None or sees, 'mask', mask, 'a mask: only a conditional network can do without'); known = None if mask is None else check_mask(mask, x)
+    require(whole(batch) and batch >= 1, 'batch', batch, 'a whole number, at least 1'); s, ends, took = sampler or default_sampler(denoiser.process), [], 0.
+    for i in range(0, len(x), batch):
+        a = x[i:i + batch]; m = None if known is None else known[i:i + batch]
+        d, (q, t) = (given(denoiser, a, m), (s, times)) if sees else (denoiser, wrapped(s, times, a, m))
+        got = sample(q, d, t, n=len(a), seed=seed, first=first + i, batch=len(a)); ends.append(got.x.clamp(-1, 1)); took += got.seconds
+    out = torch.cat(ends)
+    return Samples(out if known is None else torch.where(known.cpu(), x.cpu(), out.to(x.dtype)), got.nfe, took, [])
+
+# %% ../nbs/14_inpainting.ipynb #242b59bf
+def mean_fill(x: Tensor, mask: Tensor, mean: Tensor | None = None  # picture to take pixels from, `(C, H, W)`; None: the mean of the embedded ones
+              ) -> Tensor:
+    "The answer without a network: hidden pixels as they are on average."
+    mean = data.to_model(data.embedded()[0]).mean(0) if mean is None else mean
+    return torch.where(check_mask(mask, x), x, mean.to(x).expand_as(x))
+
+def scores(x: Tensor, truth: Tensor,   # `(n, C, H, W)` in [-1, 1]
+           mask: Tensor) -> dict:      # True where known
+    "Of each picture, `(n,)`: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square error of the hidden pixels."
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+    require(x.shape == truth.shape, 'x.shape', tuple(x.shape), f'that of the truth, {tuple(truth.shape)}'); x, hidden = x.to(truth), ~check_mask(mask, truth).expand_as(truth)
+    square = torch.where(hidden, (x - truth).square(), torch.zeros_like(x)).flatten(1).sum(1) / hidden.flatten(1).sum(1)
+    psnr = peak_signal_noise_ratio(x, truth, data_range=2., dim=(1, 2, 3), reduction='none')
+    return dict(psnr=psnr, ssim=structural_similarity_index_measure(x, truth, data_range=2., reduction='none'), error=square.sqrt())
+
+def diversity(draws: Tensor,      # several restorations of each picture, `(S, n, C, H, W)`, S >= 2
+              mask: Tensor) -> Tensor:
+    "Root mean variance over the draws of each picture's hidden pixels, `(n,)`."
+    require(draws.dim() == 5 and len(draws) >= 2, 'draws', tuple(draws.shape), 'at least two restorations of each picture, (S, n, C, H, W)')
+    hidden = ~check_mask(mask, draws[0]).expand_as(draws[0]); v = torch.where(hidden, draws.var(0), torch.zeros_like(draws[0]))
+    return (v.flatten(1).sum(1) / hidden.flatten(1).sum(1)).sqrt()
+
+# %% ../nbs/14_inpainting.ipynb #0d372429
+def heldout(n: int = 128) -> tuple:
+    "Pictures of the test split that come with the package: uint8 `(n, 1, 28, 28)`, n up to 128, and labels; no network has seen them."
+    require(1 <= n <= 128, 'n', n, '1 to 128')
+    with np.load(Path(data.__file__).parent / 'data/fashion-heldout.npz') as f: return torch.from_numpy(f['images'][:n])[:, None], torch.from_numpy(f['labels'][:n].astype(np.int64))
+
+def make_heldout(folder, out: str | Path):
+    "Write that file: the first 128 pictures of the test split."
+    x, y = data.fashion('test', folder)
+    with atomic(out) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, images=x[:128, 0].numpy(), labels=y[:128].numpy().astype(np.uint8))
+
+def load_as(cls, name: str | Path, device: str | None = 'cpu', wrap=lambda net, process: net) -> networks.Denoiser:
+    "A network of a class of this chapter, by a name of `networks.WEIGHTS` or a folder; ValueError if it is of another kind."
+    folder = networks.WEIGHTS / str(name) if (networks.WEIGHTS / str(name) / 'card.json').is_file() else Path(name); card = networks.read_card(folder); spec = card['network']
+    require(spec.get('kind') == cls.__name__, 'network.kind', spec.get('kind'), f'{cls.__name__!r}')
+    try: net = cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec['config'].items()})
+    except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {spec.get('config')!r}: the sizes of a {cls.__name__} ({e})") from e
+    return networks.load(folder, device, network=wrap(net, networks.find_process(card['process'])))
+
+def load_conditional(name: str | Path = 'fashion-inpaint', device: str | None = 'cpu') -> networks.Denoiser:
+    "A trained conditional network, for `restore`."
+    return load_as(ConditionalUNet, name, device, Conditional)
+
+# %% ../nbs/14_inpainting.ipynb #439d9695
+@dataclass(frozen=True, eq=False)
+class RestorationModule(compensation.ModuleObjective):
+    "What a compensation module learns beside a conditional network: as in chapter 08, with damaged pictures given to the main network."
+    kind: str = 'mixed'   # as for `masks`
+    def __call__(self, net, ema, process, x0, labels, dice):
+        "The loss, a scalar."
+        mask, seen = damage(x0, self.kind, dice.seed); x, target, t = replace(self, main=given(self.main, seen, mask)).draw(x0, dice)
+        return (net(x, networks.network_time(net, t, x)).float() - target).square().mean()
+
+# %% ../nbs/14_inpainting.ipynb #5b2b7dbf
+class Guided(NoisePredictor):
+    "A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for any k."
+    def __init__(self, denoiser: NoisePredictor,
+                 log_prob,                 # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
+                 labels: Tensor | None = None,  # `(B,)`; `sample(labels=..., guidance=...)` sets them
+                 scale: float = 1.):       # 1: the posterior, more: sharper; 0: off
+        super().__init__(denoiser.process); require(callable(log_prob), 'log_prob', log_prob, 'a function of z and t', TypeError); require(0 <= scale < math.inf, 'scale', scale, 'a finite number, at least 0')
+        self.denoiser, self.log_prob, self.labels, self.scale, self.shape = denoiser, log_prob, labels, scale, getattr(denoiser, 'shape', None)
+    @property
+    def device(self): "Where the denoiser is."; return getattr(self.denoiser, 'device', torch.device('cpu'))
+    def bind(self, labels=None, guidance: float = 1.) -> 'Guided':
+        "A copy with these labels, and `guidance` as its scale."
+        return type(self)(self.denoiser, self.log_prob, labels, guidance)
+    def asked(self, t): "The time the classifier is told: the state's own."; return t
+    def gradient(self, z: Tensor, t) -> Tensor:
+        "grad log p(y | z_t), z's shape."
+        with torch.enable_grad():
+            z = z.detach().requires_grad_(True); l = self.log_prob(z, self.asked(t))
+            require(self.labels is not None and len(self.labels) == len(z), 'labels', None if self.labels is None else len(self.labels), f'one per sample, {len(z)}')
+            return torch.autograd.grad(l[torch.arange(len(z)), self.labels.to(l.device)].sum(), z)[0]
+    def predict(self, z, t):
+        "Guided noise; one call of the denoiser, one of the classifier and one back through it."
+        e = self.denoiser.predict(z, t)
+        return e - mix(self.scale * self.process.factor(t).mT, self.gradient(z, t).to(e)) if self.scale else e
+
+# %% ../nbs/14_inpainting.ipynb #a5ca8581
+def component_posterior(exact, classes: Tensor  # class of each component, `(n,)`, every one from 0 to the largest in use
+                        ):
+    "The exact classifier of a mixture's components: (z, t) to log p(class | z_t), `(B, classes)`, from an `ExactDenoiser`."
+    pick = classes[:, None] == torch.arange(int(classes.max()) + 1); require(len(classes) == len(exact.mixture.weights) and bool(pick.any(0).all()), 'classes', classes.tolist(), 'one per component, none left out')
+    def log_prob(z, t):
+        l = exact.parts(z, t)[0]; of = l[:, :, None].masked_fill(~pick, -math.inf)
+        return torch.logsumexp(of, 1) - torch.logsumexp(l, 1)[:, None]
+    return log_prob
+
+class NoisyClassifier(nn.Module):
+    "A small classifier of noisy states that is told the time: `forward(z, 1000 t)` gives class scores `(B, classes)`."
+    def __init__(self, channels: int = 1,  # of the state, k*C
+                 width: int = 16,          # a multiple of 8
+                 classes: int = 10):
+        super().__init__(); self.channels, self.classes, self.width, self.config = channels, classes, width, dict(channels=channels, width=width, classes=classes)
+        self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU()); w = width
+        self.body = nn.ModuleList([nn.Conv2d(channels, w, 3, 2, 1), networks.ResBlock(w, w, 4 * w), nn.Conv2d(w, 2 * w, 3, 2, 1), networks.ResBlock(2 * w, 2 * w, 4 * w)])
+        self.head = nn.Linear(2 * w, classes)
+    def forward(self, z: Tensor, t: Tensor, labels=None) -> Tensor:
+        "State `(B, channels, H, W)`, 1000 * time `(B,)`."
+        e = self.time(networks.time_features(t, self.width)); h = z.float()
+        for layer in self.body: h = layer(h, e) if isinstance(layer, networks.ResBlock) else layer(h)
+        return self.head(fn.silu(h).mean((2, 3)))
+    def log_prob(self, z: Tensor, t) -> Tensor:
+        "log p(class | z_t), `(B, classes)`, at process time t."
+        return fn.log_softmax(self(z, networks.network_time(self, t, z)), -1)
+
+@dataclass(frozen=True)
+class Classify:
+    "What it learns: cross-entropy at times of the process. An objective for `Trainer` (drop_label = 0)."
+    def __call__(self, net, ema, process, x0, labels, dice):
+        "The loss, a scalar."
+        t = draw_times(process, dice.uniform(len(x0))); z = training.noisy(process, x0, t, dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:])))
+        return fn.cross_entropy(net(z, networks.network_time(net, t, x0)).float(), labels)
+
+def load_guide(name: str | Path, device: str | None = 'cpu') -> NoisyClassifier:
+    "A trained classifier of noisy states: 'fashion-guide-vp', 'fashion-guide-psld', or a folder."
+    return load_as(NoisyClassifier, name, device).network
