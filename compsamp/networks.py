@@ -329,8 +329,8 @@ def save(folder: str | Path, network: nn.Module,
 WEIGHTS = Path(compsamp.__file__).parent / 'weights'
 
 def shipped() -> list:
-    "Names of the networks that come with the package."
-    return sorted(p.parent.name for p in WEIGHTS.glob('*/card.json') if '"process"' in p.read_text())
+    "Names of the noise predictors that come with the package, for `load`."
+    return sorted(p.parent.name for p in WEIGHTS.glob('*/card.json') if '"kind": "UNet"' in p.read_text())
 
 def read_card(folder: str | Path) -> dict:
     "The card of a checkpoint folder, or an error that says what is damaged."
