@@ -6,10 +6,10 @@ __all__ = ['MASKS', 'OCCLUDERS', 'KINDS', 'METHODS', 'FACE', 'SHELL', 'near', 's
            'method', 'ConditionalUNet', 'Seeing', 'Conditional', 'view', 'given', 'conditional', 'Restoration',
            'load_as', 'load_conditional', 'mean_fill', 'scores', 'diversity', 'assess', 'measure', 'compensated',
            'RestorationModule', 'Guided', 'component_posterior', 'NoisyClassifier', 'Classify', 'load_guide', 'faces',
-           'nearest', 'read_picture', 'read_mask', 'options', 'fill', 'main']
+           'nearest', 'read_picture', 'read_mask', 'options', 'fill', 'main', 'work']
 
-# %% ../nbs/14_inpainting.ipynb #867b922e
-import argparse, importlib.util, json, math, sys
+# %% ../nbs/14_inpainting.ipynb #f77aa9b6
+import argparse, importlib.util, json, math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import compensation, data, metrics, networks, restart, sampling, training
-from .core import Record, atomic, mix, pick_device, require, save_png, whole, write_json
+from .core import Record, atomic, exit_code, mix, pick_device, require, save_png, whole, write_json
 from .forward import LinearSDE, NoisePredictor, lift
 from .sampling import Route, Samples, Sampler, grid, sample
 from .training import Velocity, draw_times
@@ -455,7 +455,7 @@ def read_mask(path: str | Path, shape: tuple, invert: bool = False) -> Tensor:
     require(set(levels) <= {0, 255} or set(levels) <= {0, 1}, 'mask', f'{path}: grey levels {levels[:6]}', 'binary: black and white alone')
     return (x > 0) ^ invert
 
-# %% ../nbs/14_inpainting.ipynb #50511e63
+# %% ../nbs/14_inpainting.ipynb #a305a128
 SHELL = dict(replacement='replacement', resample='resampled', restart='restart', conditional='conditional')
 
 def options() -> argparse.ArgumentParser:
@@ -483,12 +483,12 @@ def fill(a: argparse.Namespace) -> str:
     return f'{a.out}: {a.n} restorations, {a.method}, {s if not isinstance(s, Replaced) else s.inner}, {r.nfe} evaluations each, {r.seconds:.1f} s'
 
 def main(argv: list | None = None) -> int:
-    "`compsamp_inpaint`: 0 at the end, 130 after Ctrl-C, 2 and one line that says why if it cannot."
+    "`compsamp_inpaint`: its exit code, as in `exit_code`."
     a = options().parse_args(argv)
-    try:
-        if a.measure is None: print(fill(a)); return 0
-        require(a.out.suffix == '.json', 'out', str(a.out), 'a name ending in .json'); require(a.measure >= 128, 'measure', a.measure, 'at least 128 pictures')
-        measure(a.out, data.to_model(data.fashion('test')[0][:a.measure]), a.nfe, device=a.device, amp=True)
-    except (ValueError, TypeError, OSError, FloatingPointError) as e: print(f'compsamp_inpaint: {e}', file=sys.stderr); return 2
-    except KeyboardInterrupt: print('stopped; with --measure the same command goes on', file=sys.stderr); return 130
-    return 0
+    return exit_code('compsamp_inpaint', lambda: work(a))
+
+def work(a: argparse.Namespace):
+    "Fill in one picture, or measure the methods on many."
+    if a.measure is None: return print(fill(a))
+    require(a.out.suffix == '.json', 'out', str(a.out), 'a name ending in .json'); require(a.measure >= 128, 'measure', a.measure, 'at least 128 pictures')
+    measure(a.out, data.to_model(data.fashion('test')[0][:a.measure]), a.nfe, device=a.device, amp=True)

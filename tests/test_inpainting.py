@@ -271,4 +271,4 @@ def test_faces(tmp_path):
         (tmp_path / f's{p}').mkdir()
         for i in range(1, 11): Image.fromarray(np.full((112, 92), 5 * p + i, np.uint8)).save(tmp_path / f's{p}/{i}.pgm')
     x, who = P.faces(tmp_path); assert x.shape == (400, 1, 28, 28) and x.dtype == torch.uint8 and int(who[-1]) == 39 and int(x[25, 0, 5, 5]) == 21
-    v, i = P.nearest(x[[7, 30]].float(), x.float()); assert i.tolist() == [7, 30] and (v == 0).all()
+    v, i = P.nearest(x[[7, 30]].float() + .25, x.float()); assert torch.equal(x[i], x[[7, 30]]) and torch.allclose(v, torch.full((2,), .25, dtype=torch.float64))
