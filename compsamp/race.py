@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RESULTS', 'PAIRS', 'QUICK', 'USUAL', 'table',
            'Peer', 'Row', 'settings', 'parse', 'our_way', 'answer', 'scheduler', 'through_diffusers', 'k_sampling',
-           'through_k', 'missing', 'draw', 'paired', 'Store', 'cell', 'ours', 'best', 'race', 'pooled', 'verdicts',
-           'verdict', 'own_error', 'on_mixture', 'driver_costs', 'options', 'settle', 'load_racer', 'run', 'beside',
-           'report', 'main']
+           'through_k', 'missing', 'draw', 'paired', 'Store', 'cell', 'ours', 'best', 'race', 'pooled', 'tuned',
+           'verdicts', 'verdict', 'own_error', 'on_mixture', 'driver_costs', 'options', 'settle', 'load_racer', 'run',
+           'beside', 'report', 'main']
 
 # %% ../nbs/15_race.ipynb #b1912b2a
 import argparse, importlib, importlib.metadata, importlib.util, itertools, json, math, re, sys, time
@@ -239,7 +239,7 @@ def race(store: Store, denoiser, rows: list, budgets: list, seeds: list, finalis
         chosen = best(store, b, seeds[0], max(1, finalists - (b >= dear))) if any(v < dear for v in budgets) else rows
         for row in chosen: yield cell(store, denoiser, row, b, seed, clf, against)
 
-# %% ../nbs/15_race.ipynb #5b07ee04
+# %% ../nbs/15_race.ipynb #d602a6ae
 def pooled(store: Store, against: dict) -> list:
     "One line per row and budget: pooled Frechet distance, range over seeds, cost; only what the cache still holds is pooled, else the mean."
     groups, out = {}, []
@@ -250,16 +250,17 @@ def pooled(store: Store, against: dict) -> list:
                         low=min(each), high=max(each), seconds=float(np.median([c['seconds'] for c in cs]))))
     return out
 
+def tuned(row: str) -> bool: "Has the row settings of its own, beyond the choice of a grid?"; r = parse(row); return bool(r.options or r.limits)
+
 def verdicts(store: Store, lines: list, against: dict, rounds: int = 200) -> list:
-    "Per budget: our best row over the best peer as a ratio, over the seeds that both ran, with a paired bootstrap interval."
+    "Per budget, our best row over the best peer, as it comes and with tuned ones, as a ratio over the seeds both ran (`paired`)."
     out = []
-    for b in sorted({l['budget'] for l in lines}):
-        here = [l for l in lines if l['budget'] == b]; most = lambda side: max(l['runs'] for l in side)
-        sides = [[l for l in here if ours(l['row']) == s] for s in (True, False)]
+    for b, field in itertools.product(sorted({l['budget'] for l in lines}), ('as they come', 'tuned too')):
+        sides = [[l for l in lines if l['budget'] == b and ours(l['row']) == mine and (mine or field == 'tuned too' or not tuned(l['row']))] for mine in (True, False)]
         if not all(sides): continue
-        a, c = (min((l for l in side if l['runs'] == most(side)), key=lambda l: l['frechet'])['row'] for side in sides)
+        a, c = (min((l for l in side if l['runs'] == max(k['runs'] for k in side)), key=lambda l: l['frechet'])['row'] for side in sides)
         seeds = [s for s in store.data['seeds'] if all(store.find(r, b, s) and store.features(r, b, s) is not None for r in (a, c))]
-        if seeds: out.append(dict(budget=b, ours=a, peer=c, seeds=seeds, **paired(*([store.features(r, b, s) for s in seeds] for r in (a, c)), against, rounds)))
+        if seeds: out.append(dict(budget=b, peers=field, ours=a, peer=c, seeds=seeds, **paired(*([store.features(r, b, s) for s in seeds] for r in (a, c)), against, rounds)))
     return out
 
 def verdict(v: dict) -> str:
@@ -296,7 +297,7 @@ def driver_costs(batches=(1, 64), rounds: int = 9, evals: int = 21) -> list:
         out += [dict(method=m, row=r, batch=b, microseconds=float(np.median(took[r])) / calls[r] * 1e6) for m, rs in PAIRS.items() for r in rs if r in rows]
     return out
 
-# %% ../nbs/15_race.ipynb #20498b12
+# %% ../nbs/15_race.ipynb #4e736eaa
 def options() -> argparse.ArgumentParser:
     "What `compsamp_race` understands."
     p = argparse.ArgumentParser('compsamp_race', description='Every sampler of this package and of its peers on one network at equal cost; resumes where it was stopped.')
@@ -333,14 +334,14 @@ def load_racer(a: argparse.Namespace):
 
 def run(a: argparse.Namespace) -> dict:
     "The whole race, as the options say; the results."
-    began, (net, mark), against = time.perf_counter(), load_racer(a), metrics.reference(a.against); gone = [missing(parse(r)) for r in a.samplers]
+    began, (net, mark), against = time.process_time(), load_racer(a), metrics.reference(a.against); gone = [missing(parse(r)) for r in a.samplers]
     rows = [r for r, why in zip(a.samplers, gone) if why is None]; skipped = sorted(filter(None, gone)); print('\n'.join(skipped), end='\n' * bool(skipped))
     store = Store(a.json, dict(format=FORMAT, network=a.network, fingerprint=mark, n=a.n, against=a.against, amp=not a.full)); old = store.data
-    spent = old.get('minutes', 0.); store.data |= dict(seeds=sorted({*old.get('seeds', []), *a.seeds}), skipped=skipped, device=net.device.type, floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()), floor_n=a.n * len(a.seeds),
+    spent = old.get('core_minutes', 0.); store.data |= dict(seeds=sorted({*old.get('seeds', []), *a.seeds}), skipped=skipped, device=net.device.type, floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()), floor_n=a.n * len(a.seeds),
         versions={**dict(torch=torch.__version__, compsamp=networks.compsamp.__version__), **{p: importlib.metadata.version(p.replace('_', '-')) for p in INSTALL if importlib.util.find_spec(p)}}, command=' '.join(['compsamp_race', *sys.argv[1:]]) if Path(sys.argv[0]).name.startswith('compsamp') else 'compsamp_race')
-    def sums(rounds=200): lines = pooled(store, against); store.save(pooled=lines, ratios=verdicts(store, lines, against, rounds), minutes=round(spent + (time.perf_counter() - began) / 60, 1))
+    def sums(rounds=200): lines = pooled(store, against); store.save(pooled=lines, ratios=verdicts(store, lines, against, rounds), core_minutes=round(spent + (time.process_time() - began) / 60, 1))
     for i, _ in enumerate(race(store, net, rows, a.nfe, a.seeds, a.finalists, a.dear, against)):
-        if i % 10 == 9: store.save(minutes=round(spent + (time.perf_counter() - began) / 60, 1))
+        if i % 10 == 9: store.save(core_minutes=round(spent + (time.process_time() - began) / 60, 1))
     sums()
     if not a.cells: beside(store, a, rows); sums()
     return store.data
@@ -359,7 +360,7 @@ def report(results: dict) -> str:
         lines.append(f'{b} evaluations'.ljust(52) + 'Frechet   over seeds     NFE')
         for l in sorted((l for l in results['pooled'] if l['budget'] == b), key=lambda l: l['frechet']): lines.append(f"  {l['row']:50s}{l['frechet']:7.3f}  {l['low']:.3f}-{l['high']:.3f} {l['nfe']:5d}" + (f" ({l['runs']} seeds)" if l['runs'] > 1 else ''))
         for v in results['ratios']:
-            if v['budget'] == b: lines.append(f"  our best over the best peer: {v['ratio']:.3f} [{v['low']:.3f}, {v['high']:.3f}], {verdict(v)}")
+            if v['budget'] == b: lines.append(f"  our best over the best peer, {v['peers']}: {v['ratio']:.3f} [{v['low']:.3f}, {v['high']:.3f}], {verdict(v)}")
     return '\n'.join(lines + [f"real pictures, {results['floor_n']} of them: {results['floor']:.3f}", *results['skipped']])
 
 def main(argv=None):
