@@ -9,8 +9,8 @@ __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RE
            'about_synthetic', 'about_integrators', 'about_skipstep', 'about_compensation', 'about_inpainting',
            'about_race', 'ledger']
 
-# %% ../nbs/15_race.ipynb #b1912b2a
-import argparse, importlib, importlib.metadata, importlib.util, itertools, json, math, re, sys, time
+# %% ../nbs/15_race.ipynb #779dee4b
+import argparse, importlib, importlib.metadata, importlib.util, inspect, itertools, json, math, re, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -98,7 +98,7 @@ def our_way(process: LinearSDE, row: Row, budget: int):
     times = sampling.grid(process, sampling.main_points(s, budget, ups), row.kind, at.get('rho', 7.), **ends)
     return restart.restart(process, times, ups, kind=row.kind) if ups else times
 
-# %% ../nbs/15_race.ipynb #130c7c39
+# %% ../nbs/15_race.ipynb #118dd9ad
 def answer(denoiser: NoisePredictor, sd: float | None = None):  # sd: sigma_data of a preconditioned EDM scheduler
     "What diffusers takes for the network: a function of its scaled state and its timestep, whole or not."
     p = denoiser.process
@@ -119,23 +119,24 @@ def scheduler(process: LinearSDE, row: Row):
     require(not unknown, 'row', row.text, f'settings that {row.peer.made_by} knows; not {unknown}')
     return made(**how)
 
-def through_diffusers(denoiser, row: Row, steps: int, z: Tensor, seeds: list) -> Tensor:
-    "Pictures from the noise z by a scheduler of diffusers; one generator per picture if it draws."
+def through_diffusers(denoiser, row: Row, steps: int, z: Tensor, draw, seeds: list) -> Tensor:
+    "Pictures from the noise z by a scheduler of diffusers; its noise is ours where it takes that, else from one generator per picture."
     s = scheduler(denoiser.process, row); s.set_timesteps(steps); ask = answer(denoiser, getattr(s.config, 'sigma_data', None))
-    more = dict(generator=[torch.Generator().manual_seed(v) for v in seeds]) if row.peer.draws else {}
-    x = z * float(s.init_noise_sigma)
-    for i in s.timesteps: x = s.step(ask(s.scale_model_input(x, i), i), i, x, **more).prev_sample
+    given = 'variance_noise' in inspect.signature(s.step).parameters; generators = [torch.Generator().manual_seed(v) for v in seeds]; x = z * float(s.init_noise_sigma)
+    for i in s.timesteps:
+        more = {} if not row.peer.draws else dict(variance_noise=draw()) if given else dict(generator=generators)
+        x = s.step(ask(s.scale_model_input(x, i), i), i, x, **more).prev_sample
     return x
 
-# %% ../nbs/15_race.ipynb #1f17ebaf
+# %% ../nbs/15_race.ipynb #154ee5d1
 def k_sampling():
     "The module k_diffusion.sampling alone, without what the rest of its package imports."
     if 'k_diffusion' not in sys.modules:
         spec = importlib.util.find_spec('k_diffusion'); sys.modules['k_diffusion'] = importlib.util.module_from_spec(spec)  # made, not run
     return importlib.import_module('k_diffusion.sampling')
 
-def through_k(denoiser, row: Row, steps: int, z: Tensor, seeds: list) -> Tensor:
-    "Pictures from the noise z by a sampler of k-diffusion; draws from one generator per picture, or from its Brownian tree where it needs one."
+def through_k(denoiser, row: Row, steps: int, z: Tensor, draw, seeds: list) -> Tensor:
+    "Pictures from the noise z by a sampler of k-diffusion; its noise is ours, or its Brownian tree's where it needs one."
     K, p, at = k_sampling(), denoiser.process, dict(row.limits); top = float(p.rho(p.T))
     low, high = at.get('low', float(p.rho(p.eps))), at.get('high', top); rho = (at.get('rho', 7.),) if row.kind != 'exponential' else ()
     sigmas = getattr(K, 'get_sigmas_exponential' if row.kind == 'exponential' else 'get_sigmas_karras')(steps, low, high, *rho)
@@ -143,11 +144,11 @@ def through_k(denoiser, row: Row, steps: int, z: Tensor, seeds: list) -> Tensor:
         s = min(float(sigma[0]), top); return x - s * denoiser.eps(x / (1 + s * s) ** .5, p.time(s))
     more = dict(row.options)
     if row.peer.draws:
-        tree = row.peer.made_by == 'sample_dpmpp_sde'; streams = [torch.Generator().manual_seed(v) for v in seeds]
-        more['noise_sampler'] = K.BrownianTreeNoiseSampler(z, low * .999, high * 1.001, seed=seeds[0]) if tree else lambda *_: torch.stack([torch.randn(z.shape[1:], generator=g) for g in streams]).to(z)
+        tree = row.peer.made_by == 'sample_dpmpp_sde'
+        more['noise_sampler'] = K.BrownianTreeNoiseSampler(z, low * .999, high * 1.001, seed=seeds[0]) if tree else lambda *_: draw()
     return getattr(K, row.peer.made_by)(model, z * (1 + high ** 2) ** .5, sigmas, disable=True, **more)
 
-# %% ../nbs/15_race.ipynb #48de1c7a
+# %% ../nbs/15_race.ipynb #ea369a9e
 def missing(row: Row) -> str | None:
     "Why a row cannot run here: a line with the command that installs its package; None if it can."
     if row.peer is None or importlib.util.find_spec(row.peer.package): return None
@@ -162,9 +163,9 @@ def draw(denoiser: NoisePredictor, text: str | Row, budget: int,
     p, steps, began, out = denoiser.process, row.peer.steps(budget), time.perf_counter(), []
     go = through_diffusers if row.peer.package == 'diffusers' else through_k
     for i in sampling.watch(range(0, n, batch), -(-n // batch), progress):
-        b = min(batch, n - i); shape = (b, *denoiser.shape); z = p.prior(shape, Noise(seed, b, shape[1:], i, device=getattr(denoiser, 'device', 'cpu'))()); before = denoiser.nfe
+        b = min(batch, n - i); shape = (b, *denoiser.shape); noise = Noise(seed, b, shape[1:], i, device=getattr(denoiser, 'device', 'cpu')); z = p.prior(shape, noise()); before = denoiser.nfe
         seeds = [int(stream(seed + 10 ** 6, i + j).integers(2 ** 62)) for j in range(b)] if row.draws else [0]
-        out.append(go(denoiser, row, steps, z, seeds).float().cpu()); calls = denoiser.nfe - before
+        out.append(go(denoiser, row, steps, z, noise, seeds).float().cpu()); calls = denoiser.nfe - before
     x = torch.cat(out); require(bool(torch.isfinite(x).all()), 'x', 'NaN or infinity', f'finite samples from {row.text}', FloatingPointError)
     return sampling.Samples(x, calls, time.perf_counter() - began, [])
 

@@ -32,7 +32,7 @@ def test_one_ddim_step_of_diffusers_is_ours():
         assert (theirs - ours).abs().max() < 1e-5; z = theirs
 
 
-@pytest.mark.parametrize('theirs, ours, close', [('diffusers.edm', 'dpmpp2m@karras', 1e-4), ('diffusers.2m@karras', 'dpmpp2m@karras', .05), ('k.2m@karras', 'dpmpp2m@karras', 1e-4), ('k.heun@karras', 'edm@karras', 1e-4), ('k.2m@karras,low=.05', 'dpmpp2m@karras,low=.05', 1e-4)])
+@pytest.mark.parametrize('theirs, ours, close', [('diffusers.edm', 'dpmpp2m@karras', 1e-4), ('diffusers.2m@karras', 'dpmpp2m@karras', .05), ('k.2m@karras', 'dpmpp2m@karras', 1e-4), ('k.heun@karras', 'edm@karras', 1e-4), ('k.2m_sde@karras', 'dpmpp2m:stochastic=1@karras', 1e-4), ('diffusers.2m_sde@karras', 'dpmpp2m:stochastic=1@karras', .2), ('k.2m@karras,low=.05', 'dpmpp2m@karras,low=.05', 1e-4)])
 def test_whole_runs_agree(theirs, ours, close):
     need(theirs); a, b = draw(NET, theirs, 11, 3), draw(NET, ours, 11, 3); assert a.nfe == b.nfe and (a.x - b.x).square().mean().sqrt() < close
 
