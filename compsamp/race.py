@@ -4,8 +4,8 @@
 __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RESULTS', 'PAIRS', 'QUICK', 'USUAL', 'SOURCES',
            'table', 'Peer', 'Row', 'settings', 'parse', 'our_way', 'answer', 'scheduler', 'through_diffusers',
            'k_sampling', 'through_k', 'missing', 'draw', 'paired', 'Store', 'cell', 'ours', 'best', 'race', 'pooled',
-           'tuned', 'verdicts', 'verdict', 'own_error', 'on_mixture', 'driver_costs', 'options', 'settle', 'load_racer',
-           'run', 'beside', 'report', 'main', 'judge', 'gains', 'words', 'is_', 'claim', 'about_restart',
+           'tuned', 'verdicts', 'verdict', 'own_error', 'on_mixture', 'driver_costs', 'options', 'settle', 'spoken',
+           'load_racer', 'run', 'beside', 'report', 'main', 'judge', 'gains', 'words', 'is_', 'claim', 'about_restart',
            'about_synthetic', 'about_integrators', 'about_skipstep', 'about_compensation', 'about_inpainting',
            'about_race', 'ledger']
 
@@ -242,14 +242,15 @@ def race(store: Store, denoiser, rows: list, budgets: list, seeds: list, finalis
         chosen = best(store, b, seeds[0], max(1, finalists - (b >= dear))) if any(v < dear for v in budgets) else rows
         for row in chosen: yield cell(store, denoiser, row, b, seed, clf, against)
 
-# %% ../nbs/15_race.ipynb #d602a6ae
+# %% ../nbs/15_race.ipynb #5ed9a396
 def pooled(store: Store, against: dict) -> list:
     "One line per row and budget: pooled Frechet distance, range over seeds, cost; only what the cache still holds is pooled, else the mean."
     groups, out = {}, []
     for c in store.data['cells']: groups.setdefault((c['row'], c['budget']), []).append(c)
     for (row, b), cs in groups.items():
         feats = [store.features(row, b, c['seed']) for c in cs]; each = [c['frechet'] for c in cs]; whole_ = all(f is not None for f in feats)
-        out.append(dict(row=row, budget=b, nfe=cs[0]['nfe'], runs=len(cs), frechet=metrics.frechet(torch.cat(feats), against) if whole_ else float(np.mean(each)),
+        f = torch.cat(feats) if whole_ else None
+        out.append(dict(row=row, budget=b, nfe=cs[0]['nfe'], runs=len(cs), frechet=metrics.frechet(f, against) if whole_ else float(np.mean(each)), variance=float(torch.cov(f.T).trace()) if whole_ else None,
                         low=min(each), high=max(each), seconds=float(np.median([c['seconds'] for c in cs]))))
     return out
 
@@ -270,7 +271,7 @@ def verdict(v: dict) -> str:
     "A ratio in words, by its interval."
     return ('ours ahead' if v['high'] < 1 else 'the peer ahead') if v['resolved'] else 'not resolved'
 
-# %% ../nbs/15_race.ipynb #b6fbcc9a
+# %% ../nbs/15_race.ipynb #b2660ee5
 @torch.no_grad()
 def own_error(denoiser, rows: list, budgets: list, n: int = 32, seed: int = 10, goal: int = 400) -> list:
     "Median over n pictures of the root mean square distance to 2M with `goal` evaluations, for each deterministic row and budget."
@@ -291,16 +292,16 @@ def on_mixture(rows: list, budgets: list, amplitudes=(0., .1), n: int = 1000, se
 PAIRS = {'DDIM': ('ddim', 'diffusers.ddim'), 'DDPM': ('ddpm', 'diffusers.ddpm'), 'PNDM': ('pndm', 'diffusers.pndm'), 'DEIS': ('deis2', 'diffusers.deis'),
          'DPM-Solver++(2M)': ('dpmpp2m', 'diffusers.2m', 'k.2m'), 'its SDE form': ('dpmpp2m:stochastic=1', 'diffusers.2m_sde', 'k.2m_sde'), 'Heun': ('edm', 'diffusers.heun', 'k.heun')}
 
-def driver_costs(batches=(1, 64), rounds: int = 9, evals: int = 21) -> list:
-    "Median microseconds per evaluation of each method's own work around a zero network, ours and every installed peer's in turns."
+def driver_costs(batches=(1, 64), rounds: int = 30, evals: int = 21) -> list:
+    "Least microseconds per evaluation of each method's own work around a zero network, ours and every installed peer's in turns."
     rows = [r for rs in PAIRS.values() for r in rs if missing(parse(r)) is None]; out = []
     for b in batches:
         d = networks.Denoiser(bench.Zero((b, 1, 28, 28)), VP(), (1, 28, 28)); calls = {r: draw(d, r, evals, b, 0, b).nfe for r in rows}
         took = bench.interleave({r: lambda r=r: draw(d, r, evals, b, 0, b) for r in rows}, rounds, warmup=2)
-        out += [dict(method=m, row=r, batch=b, microseconds=float(np.median(took[r])) / calls[r] * 1e6) for m, rs in PAIRS.items() for r in rs if r in rows]
+        out += [dict(method=m, row=r, batch=b, microseconds=float(np.min(took[r])) / calls[r] * 1e6) for m, rs in PAIRS.items() for r in rs if r in rows]
     return out
 
-# %% ../nbs/15_race.ipynb #4e736eaa
+# %% ../nbs/15_race.ipynb #0cb12c4e
 def options() -> argparse.ArgumentParser:
     "What `compsamp_race` understands."
     p = argparse.ArgumentParser('compsamp_race', description='Every sampler of this package and of its peers on one network at equal cost; resumes where it was stopped.')
@@ -326,6 +327,11 @@ def settle(argv=None) -> argparse.Namespace:
     require(a.n >= 128, 'n', a.n, 'at least 128 pictures'); require(min(a.nfe) >= 5, 'nfe', min(a.nfe), 'at least 5 evaluations'); require(min(a.seeds) >= 0, 'seeds', a.seeds, 'at least 0')
     require(a.finalists >= 1, 'finalists', a.finalists, 'at least 1'); a.nfe = sorted(set(a.nfe)); return a
 
+def spoken(a: argparse.Namespace) -> str:
+    "The command line again, without what is as usual, and without where the file lies."
+    usual = dict(vars(options().parse_args([])), **(QUICK if a.quick else USUAL)); quote = lambda v: f"'{v}'" if re.search("[^a-z0-9_.@-]", str(v)) else str(v)
+    return ' '.join(['compsamp_race', *(f'--{k}' + ('' if v is True else ' ' + ' '.join(map(quote, v if isinstance(v, list) else [v]))) for k, v in vars(a).items() if v != usual[k] and k not in ('json', 'device'))])
+
 def load_racer(a: argparse.Namespace):
     "The network of the race, in bfloat16 unless --full."
     net = networks.load(a.network, a.device); mark = demo.fingerprint(net); inner = net.network
@@ -341,7 +347,7 @@ def run(a: argparse.Namespace) -> dict:
     rows = [r for r, why in zip(a.samplers, gone) if why is None]; skipped = sorted(filter(None, gone)); print('\n'.join(skipped), end='\n' * bool(skipped))
     store = Store(a.json, dict(format=FORMAT, network=a.network, fingerprint=mark, n=a.n, against=a.against, amp=not a.full)); old = store.data
     spent = old.get('core_minutes', 0.); store.data |= dict(seeds=sorted({*old.get('seeds', []), *a.seeds}), skipped=skipped, device=net.device.type, floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()), floor_n=a.n * len(a.seeds),
-        versions={**dict(torch=torch.__version__, compsamp=networks.compsamp.__version__), **{p: importlib.metadata.version(p.replace('_', '-')) for p in INSTALL if importlib.util.find_spec(p)}}, command=' '.join(['compsamp_race', *sys.argv[1:]]) if Path(sys.argv[0]).name.startswith('compsamp') else 'compsamp_race')
+        versions={**dict(torch=torch.__version__, compsamp=networks.compsamp.__version__), **{p: importlib.metadata.version(p.replace('_', '-')) for p in INSTALL if importlib.util.find_spec(p)}}, command=' && '.join(dict.fromkeys([*filter(None, old.get('command', '').split(' && ')), spoken(a)])))
     def sums(rounds=200): lines = pooled(store, against); store.save(pooled=lines, ratios=verdicts(store, lines, against, rounds), core_minutes=round(spent + (time.process_time() - began) / 60, 1))
     for i, _ in enumerate(race(store, net, rows, a.nfe, a.seeds, a.finalists, a.dear, against)):
         if i % 10 == 9: store.save(core_minutes=round(spent + (time.process_time() - began) / 60, 1))
@@ -354,7 +360,7 @@ def beside(store: Store, a: argparse.Namespace, rows: list):
     exact = networks.load(a.network, a.device); few = a.n < 500; have = store.data
     if 'own_error' not in have: store.save(own_error=own_error(exact, rows, a.nfe, 8 if few else 32, goal=60 if few else 400))
     if 'mixture' not in have: store.save(mixture=on_mixture(rows, a.nfe, n=200 if few else 1000))
-    if 'driver' not in have: store.save(driver=driver_costs(rounds=3 if few else 15))
+    if 'driver' not in have: store.save(driver=driver_costs(rounds=5 if few else 40))
 
 def report(results: dict) -> str:
     "The table one prints: per budget the rows, best first, and the ratio."
