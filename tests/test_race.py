@@ -102,7 +102,7 @@ def test_heats_finals_and_resume(monkeypatch, tmp_path):
     assert {r for r in ran if r[2] == 5 or r[1] == 50} == {(r, b, v) for r in ('ddim', 'k.2m') for b, v in ((10, 5), (20, 5), (50, 4), (50, 5))}
     n = len(ran); go(Store(tmp_path / 'r.json', HEAD)); assert len(ran) == n
     s.data['seeds'] = [4, 5]; lines = race.pooled(s, unit); v = race.verdicts(s, lines, unit, 20); assert [(r['budget'], r['ours'], r['peer']) for r in v if r['peers'] == 'as they come'] == [(b, 'ddim', 'k.2m') for b in (10, 20, 50)]
-    assert all(r['seeds'] == [4, 5] for r in v) and next(l for l in lines if l['row'] == 'ddim')['runs'] == 2 and race.verdict(dict(resolved=False, high=2)) == 'not resolved'
+    assert all(r['seeds'] == [4, 5] for r in v) and next(l for l in lines if l['row'] == 'ddim')['runs'] == 2 and [race.verdict(dict(resolved=r, low=l, high=h)) for r, l, h in ((False, .5, 2), (True, .5, .9), (True, 1.1, 2), (True, 1.001, 1.003))] == ['not resolved', 'ours ahead', 'the peer ahead', 'the same']
 
 
 def test_a_full_disk_keeps_what_is_finished(monkeypatch, tmp_path, capsys):
