@@ -9,14 +9,15 @@ __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RE
            'claim', 'about_restart', 'about_synthetic', 'about_integrators', 'about_skipstep', 'about_compensation',
            'about_inpainting', 'about_race', 'ledger']
 
-# %% ../nbs/15_race.ipynb #779dee4b
+# %% ../nbs/15_race.ipynb #46d65223
 import argparse, importlib, importlib.metadata, importlib.util, inspect, itertools, json, math, re, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from . import bench, demo, metrics, mixtures, networks, restart, sampling
+from . import metrics, mixtures, networks, restart, sampling
+from .compensation import mark
 from .core import Noise, atomic, require, stream, write_json
 from .forward import VP, LinearSDE, NoisePredictor
 
@@ -98,7 +99,7 @@ def our_way(process: LinearSDE, row: Row, budget: int):
     times = sampling.grid(process, sampling.main_points(s, budget, ups), row.kind, at.get('rho', 7.), **ends)
     return restart.restart(process, times, ups, kind=row.kind) if ups else times
 
-# %% ../nbs/15_race.ipynb #118dd9ad
+# %% ../nbs/15_race.ipynb #c102bca9
 def answer(denoiser: NoisePredictor, sd: float | None = None):  # sd: sigma_data of a preconditioned EDM scheduler
     "What diffusers takes for the network: a function of its scaled state and its timestep, whole or not."
     p = denoiser.process
@@ -111,8 +112,7 @@ def answer(denoiser: NoisePredictor, sd: float | None = None):  # sd: sigma_data
 
 def scheduler(process: LinearSDE, row: Row):
     "The scheduler of diffusers that a row names, on the table of the process."
-    import diffusers
-    made = getattr(diffusers, row.peer.made_by); t, betas = table(process); edm = row.peer.made_by.startswith('EDM')
+    made = getattr(importlib.import_module('diffusers'), row.peer.made_by); t, betas = table(process); edm = row.peer.made_by.startswith('EDM')
     how = dict(sigma_min=float(process.rho(t[0])), sigma_max=float(process.rho(t[-1]))) if edm else dict(trained_betas=betas.numpy(), **({f'use_{row.kind}_sigmas': True} if row.kind != 'uniform' else {}))
     how |= {**({'sigma_schedule': row.kind} if edm and row.kind != 'uniform' else {}), **dict(row.peer.settings), **dict(row.options)}
     unknown = sorted(set(how) - set(made.__init__.__wrapped__.__code__.co_varnames))
@@ -279,7 +279,7 @@ def verdict(v: dict) -> str:
     if .99 < v['low'] <= v['high'] < 1.01: return 'the same'
     return ('ours ahead' if v['high'] < 1 else 'the peer ahead') if v['resolved'] else 'not resolved'
 
-# %% ../nbs/15_race.ipynb #b2660ee5
+# %% ../nbs/15_race.ipynb #5bcd1b5e
 @torch.no_grad()
 def own_error(denoiser, rows: list, budgets: list, n: int = 32, seed: int = 10, goal: int = 400) -> list:
     "Median over n pictures of the root mean square distance to 2M with `goal` evaluations, for each deterministic row and budget."
@@ -302,14 +302,14 @@ PAIRS = {'DDIM': ('ddim', 'diffusers.ddim'), 'DDPM': ('ddpm', 'diffusers.ddpm'),
 
 def driver_costs(batches=(1, 64), rounds: int = 30, evals: int = 21) -> list:
     "Least microseconds per evaluation of each method's own work around a zero network, ours and every installed peer's in turns."
-    rows = [r for rs in PAIRS.values() for r in rs if missing(parse(r)) is None]; out = []
+    rows = [r for rs in PAIRS.values() for r in rs if missing(parse(r)) is None]; out, bench = [], importlib.import_module('compsamp.bench')
     for b in batches:
         d = networks.Denoiser(bench.Zero((b, 1, 28, 28)), VP(), (1, 28, 28)); calls = {r: draw(d, r, evals, b, 0, b).nfe for r in rows}
         took = bench.interleave({r: lambda r=r: draw(d, r, evals, b, 0, b) for r in rows}, rounds, warmup=2)
         out += [dict(method=m, row=r, batch=b, microseconds=float(np.min(took[r])) / calls[r] * 1e6) for m, rs in PAIRS.items() for r in rs if r in rows]
     return out
 
-# %% ../nbs/15_race.ipynb #56deae0f
+# %% ../nbs/15_race.ipynb #751c6f02
 def options() -> argparse.ArgumentParser:
     "What `compsamp_race` understands."
     p = argparse.ArgumentParser('compsamp_race', description='Every sampler of this package and of its peers on one network at equal cost; resumes where it was stopped.')
@@ -342,18 +342,18 @@ def spoken(a: argparse.Namespace) -> str:
 
 def load_racer(a: argparse.Namespace):
     "The network of the race, in bfloat16 unless --full."
-    net = networks.load(a.network, a.device); mark = demo.fingerprint(net); inner = net.network
+    net = networks.load(a.network, a.device); own = mark(net); inner = net.network
     if a.compile:
         fast = torch.compile(getattr(inner, 'net', inner), dynamic=False)
         if hasattr(inner, 'net'): inner.net = fast
         else: net.network = fast
-    return net.bind(amp=not a.full), mark
+    return net.bind(amp=not a.full), own
 
 def run(a: argparse.Namespace) -> dict:
     "The whole race, as the options say; the results."
-    began, (net, mark), against = time.process_time(), load_racer(a), metrics.reference(a.against); gone = [missing(parse(r)) for r in a.samplers]
+    began, (net, own), against = time.process_time(), load_racer(a), metrics.reference(a.against); gone = [missing(parse(r)) for r in a.samplers]
     rows = [r for r, why in zip(a.samplers, gone) if why is None]; skipped = sorted(filter(None, gone)); print('\n'.join(skipped), end='\n' * bool(skipped))
-    store = Store(a.json, dict(format=FORMAT, network=a.network, fingerprint=mark, n=a.n, against=a.against, amp=not a.full)); old = store.data
+    store = Store(a.json, dict(format=FORMAT, network=a.network, fingerprint=own, n=a.n, against=a.against, amp=not a.full)); old = store.data
     spent = old.get('core_minutes', 0.); store.data |= dict(seeds=sorted({*old.get('seeds', []), *a.seeds}), skipped=skipped, device=net.device.type, floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()), floor_n=a.n * len(a.seeds),
         versions={**dict(torch=torch.__version__, compsamp=networks.compsamp.__version__), **{p: importlib.metadata.version(p.replace('_', '-')) for p in INSTALL if importlib.util.find_spec(p)}}, command=' && '.join(dict.fromkeys([*filter(None, old.get('command', '').split(' && ')), spoken(a)])))
     def sums(rounds=200): lines = pooled(store, against); store.save(pooled=lines, ratios=verdicts(store, lines, against, rounds), core_minutes=round(spent + (time.process_time() - began) / 60, 1))
