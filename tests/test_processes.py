@@ -4,7 +4,7 @@ import numpy as np
 import pytest, torch
 import torch.distributed as dist
 from conftest import ROOT, missing
-from compsamp import data, forward, networks, processes as P, sampling, training
+from compsamp import data, forward, interop, networks, processes as P, sampling, training
 from compsamp.mixtures import ring
 
 SAMPLE, TRAIN = (f'import sys; from compsamp.{m} import main; sys.exit(main())' for m in ('sampling', 'training'))
@@ -84,6 +84,7 @@ class Wide(forward.NoisePredictor):
     "The exact noise of a mixture, with the shape a sampler asks for."
     def __init__(self): super().__init__(forward.VP()); self.inner, self.shape = ring().denoiser(self.process), (2,)
     def predict(self, z, t): return self.inner.predict(z.double(), t).to(z)
+    def mark(self): return 'ring'
 
 def many(folder, **kw):
     return P.sample_many(sampling.DPMpp2M(True), Wide(), 6, **{**dict(n=20, seed=3, batch=8, folder=folder), **kw})
@@ -101,6 +102,40 @@ def test_chunks_of_another_recipe_are_refused(tmp_path, change, word):
     many(tmp_path)
     with pytest.raises(ValueError) as e: many(tmp_path, **change)
     assert word in str(e.value) and 'folder' in str(e.value)
+
+def drawn(denoiser, folder, **kw):
+    return P.sample_many(sampling.DDIM(), denoiser, 4, 6, 1, folder=folder, batch=4, shape=(2,), **kw).x
+
+def test_a_function_is_known_by_its_name(tmp_path):
+    "Two functions have no weights that differ: without a name they are refused, with two names their chunks are not mixed."
+    f, g = (lambda z, t: z), (lambda z, t: -z)
+    with pytest.raises(ValueError, match=r"name = None: .*wrap\(f, .*name="): drawn(interop.wrap(f, forward.VP()), tmp_path / 'x')
+    a = drawn(interop.wrap(f, forward.VP(), name='f'), tmp_path); assert torch.equal(drawn(interop.wrap(f, forward.VP(), name='f'), tmp_path), a)
+    for d in (interop.wrap(g, forward.VP(), name='g'), interop.wrap(f, forward.VP(), 'x0', name='f'), interop.wrap(f, forward.VP(), name='f', time=lambda t: 2 * t)):
+        with pytest.raises(ValueError, match="'network'"): drawn(d, tmp_path)
+    class Anonymous(forward.NoisePredictor):
+        def predict(self, z, t): return z
+    with pytest.raises(ValueError, match=r'Anonymous.*mark\(\)'): drawn(Anonymous(forward.VP()), tmp_path / 'y')
+
+class Prompted(torch.nn.Module):
+    def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    def forward(self, z, t, a): return self.w * z + a
+
+def test_other_conditions_are_another_recipe(tmp_path):
+    make = lambda a, none=0.: interop.wrap(Prompted(), forward.VP(), conditions=dict(a=torch.tensor(a)), empty=dict(a=torch.full((2,), none)))
+    a = drawn(make([[1., 2.]]), tmp_path, labels=0); assert torch.equal(drawn(make([[1., 2.]]), tmp_path, labels=0), a)
+    for other in (make([[3., 4.]]), make([[1., 2.]], 5.)):
+        with pytest.raises(ValueError, match="'network'"): drawn(other, tmp_path, labels=0)
+
+def test_a_table_takes_up_its_own_chunks(tmp_path):
+    make = lambda: interop.wrap(Prompted(), interop.Table((.99, .6, .1)), conditions=dict(a=torch.ones(1, 2)), empty=dict(a=torch.zeros(2)))
+    assert torch.equal(drawn(make(), tmp_path), drawn(make(), tmp_path))
+
+def test_what_is_bound_belongs_to_the_recipe(tmp_path):
+    make = lambda w, j=0: interop.wrap(Prompted(), forward.VP(), conditions=dict(a=torch.ones(2, 2)), empty=dict(a=torch.zeros(2))).bind(labels=[j] * 2, guidance=w)
+    draw = lambda d: P.sample_many(sampling.DDIM(), d, 4, 4, 1, folder=tmp_path, batch=2, shape=(2,)); draw(make(2.)); draw(make(2.))
+    for d in (make(3.), make(2., 1)):
+        with pytest.raises(ValueError, match="'options'"): draw(d)
 
 def test_damage_is_named(tmp_path):
     many(tmp_path); path = P.chunk(tmp_path, 1); path.write_bytes(path.read_bytes()[:50])
