@@ -350,9 +350,9 @@ def save(folder: str | Path, network: nn.Module,
 WEIGHTS = Path(compsamp.__file__).parent / 'weights'
 
 def shipped() -> list:
-    "Names of the networks that come with the package, without what serves another network."
-    cards = {p.parent.name: json.loads(p.read_text()) for p in WEIGHTS.glob('*/card.json')}
-    return sorted(n for n, card in cards.items() if 'process' in card and 'module' not in card)
+    "Names of the noise predictors that come with the package, for `load`."
+    kind = lambda p: json.loads(p.read_text()).get('network', {}).get('kind')
+    return sorted(p.parent.name for p in WEIGHTS.glob('*/card.json') if kind(p) == 'UNet')
 
 def read_card(folder: str | Path) -> dict:
     "The card of a checkpoint folder, or an error that says what is damaged."

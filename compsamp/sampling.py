@@ -326,27 +326,31 @@ class DEIS2(Sampler):
         e = denoiser.eps(z, r.t)
         return affine(r.a, z, r.b, e if memory is None else torch.lerp(memory, e, r.w)), e
 
-# %% ../nbs/07_sampling.ipynb #cf829c1f
+# %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
     "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2), or its SDE form, one draw a step."
-    stochastic: bool = False  # True: the SDE form
+    stochastic: float = 0.  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE; between and above, less noise and more
+    s_min: float = 0.       # draw only where s_min <= sigma/psi <= s_max at the start of the step
+    s_max: float = math.inf
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
-    def __post_init__(self): require(self.stochastic in (0, 1), 'stochastic', self.stochastic, 'True or False')
+    def __post_init__(self):
+        require(isinstance(self.stochastic, (int, float)) and 0 <= self.stochastic < math.inf, 'stochastic', self.stochastic, 'a number, at least 0; or True or False')
+        require(0 <= self.s_min <= self.s_max, 's_min, s_max', (self.s_min, self.s_max), '0 <= s_min <= s_max')
     @property
-    def draws(self): "1 for the SDE form."; return int(self.stochastic)
+    def draws(self): "1 for the SDE form (at most: none on a step outside [s_min, s_max])."; return int(self.stochastic > 0)
     def prepare(self, process, times):
         "x0 = x z + e eps; z_s = a z + b x0 + c w, x0 extrapolated with weight w."
-        t, s = times[:-1], times[1:]; (p, g), (q, h) = scales(process, t), scales(process, s)
-        l = (h * p / (g * q)).log(); m = 1 + self.stochastic
-        return records(t=t, s=s, x=1 / p, e=-g / p, a=h / g * (l * (m - 1)).exp(), b=-q * torch.expm1(m * l),
-                       c=h * (-torch.expm1(2 * l)).sqrt(), w=after_first(1 + l[1:] / l[:-1] / 2))
+        t, s = times[:-1], times[1:]; (p, g), (q, h) = scales(process, t), scales(process, s); rho = g / p
+        l = (h * p / (g * q)).log(); eta = self.stochastic * ((rho >= self.s_min) & (rho <= self.s_max)).double()
+        return records(t=t, s=s, x=1 / p, e=-rho, a=h / g * (l * eta).exp(), b=-q * torch.expm1((1 + eta) * l),
+                       c=h * (-torch.expm1(2 * eta * l)).sqrt(), w=after_first(1 + l[1:] / l[:-1] / 2))
     def step(self, denoiser, z, r, draw, memory):
-        "One evaluation; the memory is the last x0; one draw for the SDE form."
+        "One evaluation; the memory is the last x0; at most one draw."
         x = affine(r.x, z, r.e, denoiser.eps(z, r.t))
         z = affine(r.a, z, r.b, x if memory is None else torch.lerp(memory, x, r.w))
-        return (torch.add(z, draw(), alpha=r.c) if self.stochastic else z), x
+        return (torch.add(z, draw(), alpha=r.c) if r.c else z), x
 
 # %% ../nbs/07_sampling.ipynb #6317c3fe
 @dataclass(frozen=True)
@@ -487,7 +491,7 @@ def options() -> argparse.ArgumentParser:
     p.add_argument('--quiet', action='store_true', help='no progress bar')
     return p
 
-# %% ../nbs/07_sampling.ipynb #f428443d
+# %% ../nbs/07_sampling.ipynb #ee123231
 def save_samples(path: Path, x: Tensor, **facts):
     "Pictures as a PNG grid, or with the facts about them as npz, whichever the name says; atomically."
     from compsamp.core import atomic, save_png
