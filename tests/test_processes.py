@@ -4,7 +4,7 @@ import numpy as np
 import pytest, torch
 import torch.distributed as dist
 from conftest import ROOT, missing
-from compsamp import data, forward, interop, networks, processes as P, sampling, training
+from compsamp import compensation, data, forward, inpainting, interop, networks, processes as P, sampling, skipstep, training
 from compsamp.mixtures import ring
 
 SAMPLE, TRAIN = (f'import sys; from compsamp.{m} import main; sys.exit(main())' for m in ('sampling', 'training'))
@@ -136,6 +136,26 @@ def test_what_is_bound_belongs_to_the_recipe(tmp_path):
     draw = lambda d: P.sample_many(sampling.DDIM(), d, 4, 4, 1, folder=tmp_path, batch=2, shape=(2,)); draw(make(2.)); draw(make(2.))
     for d in (make(3.), make(2., 1)):
         with pytest.raises(ValueError, match="'options'"): draw(d)
+
+class Small(torch.nn.Module):
+    "Of a denoiser, or of a compensation module."
+    def __init__(self, w): super().__init__(); self.w = torch.nn.Parameter(torch.full((1,), w), requires_grad=False)
+    def forward(self, z, t, labels=None): return self.w * z
+
+def test_what_a_repr_hides_belongs_to_the_recipe():
+    "Known pictures and masks, modules of a sampler or around a denoiser, and the sampler inside a restart."
+    d = networks.Denoiser(Small(1.), forward.VP(), (2,)); facts = lambda s=sampling.DDIM(), d=d, times=4: P.recipe(s, d, times, 4, 0, 2, None, 1., None)
+    known, mask = torch.zeros(4, 1, 20, 20), torch.zeros(4, 1, 20, 20, dtype=torch.bool); other = known.clone(); other[2, 0, 9, 9] = 1; mask[..., :10] = True; other_mask = mask.clone(); other_mask[2, 0, 9, 12] = True
+    replaced = lambda k, m: inpainting.Replaced(sampling.DDIM(), k, m); compensated = lambda w: compensation.CompensatedDDIM(Small(w)); inside = lambda s: sampling.Route(sampling.grid(d.process, 4), inside=s)
+    pairs = [(facts(replaced(known, mask)), facts(replaced(known, mask)), [facts(replaced(other, mask)), facts(replaced(known, other_mask))], 'sampler'),
+             (facts(compensated(1.)), facts(compensated(1.)), [facts(compensated(2.))], 'sampler'),
+             (facts(d=compensation.Compensated(d, Small(1.))), facts(d=compensation.Compensated(d, Small(1.))), [facts(), facts(d=compensation.Compensated(d, Small(2.))), facts(d=compensation.Compensated(d, Small(1.), .5))], 'network'),
+             (facts(d=skipstep.Shrunk(d)), facts(d=skipstep.Shrunk(d)), [facts(), facts(d=skipstep.Shrunk(d, skip=4))], 'network'),
+             (facts(times=inside(compensated(1.))), facts(times=inside(compensated(1.))), [facts(times=inside(compensated(2.)))], 'inside')]
+    for a, same, others, where in pairs:
+        assert a == same and json.loads(json.dumps(a)) == a
+        for b in others: assert {n for n in a if a[n] != b[n]} == {where}, where
+    with pytest.raises(ValueError, match=r'part.*function.*mark'): facts(compensation.CompensatedDDIM(lambda x, t: x))
 
 def test_damage_is_named(tmp_path):
     many(tmp_path); path = P.chunk(tmp_path, 1); path.write_bytes(path.read_bytes()[:50])
