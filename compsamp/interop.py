@@ -240,11 +240,13 @@ def from_diffusers(source,                           # a UNet2DModel or UNet2DCo
     d.network.eval()
     return d
 
-# %% ../nbs/16_interop.ipynb #a08fdec0
+# %% ../nbs/16_interop.ipynb #218492be
 def schedule(scheduler, n: int  # num_inference_steps
              ):                 # falling times `(m,)`, and whether the last evaluation removes all noise
     "The grid a diffusers scheduler would walk, for `states`: hand over the times and `denoise`."
-    s = copy.deepcopy(scheduler); s.set_timesteps(n); process, *_ = model_facts(s)
+    process, *_ = model_facts(scheduler); s = copy.deepcopy(scheduler); s.set_timesteps(n); asked = s.timesteps.tolist()
+    once = (getattr(s, 'order', 1) or 1) == 1 and len(set(asked)) == len(asked)
+    require(once, 'scheduler', type(s).__name__, "one that asks the network once per step: this one asks twice in some, so its timesteps are no grid; instead take grid(process, n) and 'heun' or 'pndm' of ours")
     if hasattr(s, 'sigmas'):
         r = f64(s.sigmas); last = float(r[-1]) == 0
         return check_grid(process.time((r[:-1] if last else r).clamp(max=float(process.rho(process.T)))), process), last
