@@ -1,5 +1,5 @@
 "Two processes against one: the same pictures, the same losses; a lost one ends the job and spoils nothing."
-import importlib.util, json, os, signal, socket, subprocess, sys, textwrap, time
+import importlib.util, json, os, shlex, signal, socket, subprocess, sys, textwrap, time
 import numpy as np
 import pytest, torch
 import torch.distributed as dist
@@ -295,9 +295,21 @@ def test_one_begins_and_two_go_on(gloo, tmp_path, monkeypatch):
     assert training.main(short()) == 0 and training.main([*SMALL, '--out', str(tmp_path / 'b')]) == 0
     assert np.abs(losses(tmp_path / 'a') - losses(tmp_path / 'b')).max() < 1e-5
 
-def test_accelerate_launch(gloo, tmp_path):
-    if importlib.util.find_spec('accelerate') is None: pytest.skip('accelerate is not installed')
-    p = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--no_python',
-                        sys.executable, '-c', TRAIN, *SMALL, '--steps', '6', '--out', str(tmp_path / 'a')], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=120)
+def command(start):
+    "The line of the chapter that starts so, as words."
+    cells = json.loads((ROOT / 'nbs/17_processes.ipynb').read_text(encoding='utf-8'))['cells']; lines = [l.strip() for c in cells for l in ''.join(c['source']).splitlines()]
+    return shlex.split(next(l for l in lines if l.startswith(start)))
+
+@pytest.mark.parametrize('launcher, module', [('accelerate launch', 'accelerate.commands.launch'), ('torchrun --standalone', 'torch.distributed.run')])
+def test_the_launchers_of_the_chapter(gloo, launcher, module, tmp_path):
+    "As written there, two processes start, and they train as one."
+    if importlib.util.find_spec(module.split('.')[0]) is None: pytest.skip(f'{module.split(".")[0]} is not installed')
+    words = command(launcher) if launcher[0] == 'a' else command(launcher + ' --nproc-per-node 2 --no-python -- compsamp_train')
+    at = words.index('compsamp_train'); options = words[words.index('launch') + 1 if 'launch' in words else 1:at]
+    code = f'import os; open(os.path.join({str(tmp_path)!r}, "is" + str(os.environ.get("RANK"))), "w").write(str(os.environ.get("WORLD_SIZE"))); ' + TRAIN
+    p = subprocess.run([sys.executable, '-m', module, *options, sys.executable, '-c', code, *SMALL, '--steps', '6', '--out', str(tmp_path / 'a')],
+                       env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', COMPSAMP_TIMEOUT='100'), capture_output=True, text=True, timeout=150)
     assert p.returncode == 0 and p.stdout.count('saved in') == 1, p.stderr
+    assert {f.name: f.read_text() for f in tmp_path.glob('is*')} == dict(is0='2', is1='2')      # each said which it is, and of how many
     assert training.main([*SMALL, '--steps', '6', '--out', str(tmp_path / 'b')]) == 0 and np.abs(losses(tmp_path / 'a') - losses(tmp_path / 'b')).max() < 1e-5
+
