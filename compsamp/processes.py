@@ -102,7 +102,7 @@ def team(device: str | None = None,     # as in `own_device`
     finally:
         if ours: dist.destroy_process_group()
 
-# %% ../nbs/17_processes.ipynb #3f917aee
+# %% ../nbs/17_processes.ipynb #1163ca5b
 def identity(x):
     "What tells x from others, in plain numbers and words: weights, fields, or what its `mark()` says; ValueError for what has none of them."
     kind, inner = type(x).__name__, list(x.modules()) if isinstance(x, torch.nn.Module) else []
@@ -119,6 +119,7 @@ def identity(x):
 
 def checksum(x) -> str: "Of what `identity` says, eight hex digits."; return f'{zlib.crc32(json.dumps(identity(x)).encode()):08x}'
 
+# %% ../nbs/17_processes.ipynb #d26d1b2f
 def recipe(sampler: Sampler, denoiser: NoisePredictor, times, n: int, seed: int, batch: int, labels, guidance: float, shape) -> dict:
     "All that pictures depend on, as plain numbers and words: chunks of two recipes must not be mixed."
     p = denoiser.process; route = as_route(p, grid(p, times) if whole(times) else times); of = lambda v: None if v is None else checksum(torch.as_tensor(v))
@@ -128,6 +129,7 @@ def recipe(sampler: Sampler, denoiser: NoisePredictor, times, n: int, seed: int,
                 labels=of(labels), network=checksum(denoiser), options=[getattr(denoiser, 'clip', None), getattr(denoiser, 'amp', None), *bound])
     return json.loads(json.dumps(facts))                       # as it will be read back: tuples become lists
 
+# %% ../nbs/17_processes.ipynb #88d6f564
 def chunk(folder: Path, j: int) -> Path: "The file of chunk j."; return folder / f'chunk-{j:06d}.safetensors'
 
 def missing(folder: Path, facts: dict, team: Team) -> list:
