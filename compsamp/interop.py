@@ -7,7 +7,7 @@ __all__ = ['INSTALL', 'PREDICTS', 'MEANS', 'OWN', 'WEIGHTS_FILE', 'have', 'need'
            'as_noise', 'torch_noise', 'Stepping', 'Steps', 'scheduler_class', 'owned', 'model_class', 'describe',
            'to_diffusers', 'export_pretrained', 'import_pretrained']
 
-# %% ../nbs/16_interop.ipynb #68bb8c3a
+# %% ../nbs/16_interop.ipynb #dcd2ca34
 import copy, importlib, importlib.util, json
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,6 +18,7 @@ from .core import Noise, atomic, f64, mix, place, require, write_json
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
 from .networks import PARAMETRISATIONS, Denoiser, UNet, Wrapped, build, clipped, find_process, network_time, process_card, read_tensors
 from .sampling import Sampler, as_route, check_grid, coefficients, finish, jumps, parse_restart, parse_sampler, restarted
+from .training import fingerprint
 
 # %% ../nbs/16_interop.ipynb #04885b3b
 INSTALL = "pip install 'compsamp[interop]'"
@@ -68,20 +69,25 @@ def rows(bank: dict) -> int:
     require(len(set(n)) == 1, 'conditions', n, 'tensors with one row per condition, all equally many')
     return n[0]
 
-# %% ../nbs/16_interop.ipynb #d16776e1
+# %% ../nbs/16_interop.ipynb #c7ea1aba
 class Told(nn.Module):
     "A foreign network as one of ours, `net(z, 1000 t, labels)`: told time in its own way, and label j as condition j."
     on_host = True
     def __init__(self, net,                         # module or function: net(z, its time `(B,)`, **condition); answers a tensor, or has it as `.sample`
                  time,                              # from process time to its time, both `(B,)`
                  conditions: dict | None = None,    # name: tensor `(n, ...)`, or a dict of such
-                 empty: dict | None = None):        # the same names without n: what it is told where there is no label
-        super().__init__(); self.net, self.time, self.blank = net, time, empty is not None
+                 empty: dict | None = None,         # the same names without n: what it is told where there is no label
+                 name: str | None = None):          # for `mark`, of a function: it has no weights that tell it from others
+        super().__init__(); self.net, self.time, self.blank, self.name = net, time, empty is not None, name
         require(callable(net), 'net', net, 'a module or a function', TypeError)
         require(conditions or not self.blank, 'conditions', conditions, 'a dict, where there is an empty condition')
         self.classes = rows(conditions) if conditions else 0
         self.bank = with_empty(conditions, empty) if self.blank else conditions or {}
         if not isinstance(net, nn.Module): self.here = nn.Parameter(torch.empty(0), requires_grad=False)     # so that the device is known
+    def mark(self) -> list:
+        "What pictures depend on beside the weights: name, clock and conditions; ValueError for a function without a name."
+        require(self.name or any(p.numel() for p in self.parameters()), 'name', self.name, "a name for a function, since no weights tell it from others: wrap(f, ..., name='mine')")
+        return [self.name, self.time(f64([.01, .1, .5, 1.])).tolist(), self.blank, each(lambda v: [list(v.shape), fingerprint(v.double())], self.bank)]
     def _apply(self, f, *args):
         self.bank = each(f, self.bank)
         return super()._apply(f, *args)
@@ -99,7 +105,7 @@ class Told(nn.Module):
         require(said.shape == z.shape, 'answer', tuple(said.shape), f'the shape of the state, {tuple(z.shape)} (a learned variance is not supported)')
         return said.to(z.dtype)
 
-# %% ../nbs/16_interop.ipynb #0f1dcca8
+# %% ../nbs/16_interop.ipynb #ed2103b7
 def wrap(net,                              # what `Told` takes
          process: LinearSDE,               # k = 1
          predicts: str = 'eps',            # 'eps', 'x0', 'v', 'score', 'D' (Karras's D(x, sigma)) or 'edm' (the network inside it)
@@ -107,11 +113,12 @@ def wrap(net,                              # what `Told` takes
          time=None,                        # what it is told instead of process time (of sigma for D, of log(sigma)/4 for edm): a function, `(B,)` to `(B,)`
          conditions: dict | None = None, empty: dict | None = None,
          clip: bool = False,               # clip x0 to [-1, 1]
+         name: str | None = None,          # of a function, where chunks of its pictures are kept (chapter 17)
          **settings                        # of the parametrisation: sigma_data for 'edm'
          ) -> Denoiser:
     "Somebody else's network or function as our `Denoiser`; condition j of `conditions` is asked for as label j."
     require(predicts in PREDICTS, 'predicts', predicts, f'one of {", ".join(PREDICTS)}'); require(process.k == 1, 'process', process, 'one with k = 1')
-    return Denoiser(PREDICTS[predicts](Told(net, time or (lambda t: t), conditions, empty), process, **settings), process, shape, clip=clip)
+    return Denoiser(PREDICTS[predicts](Told(net, time or (lambda t: t), conditions, empty, name), process, **settings), process, shape, clip=clip)
 
 # %% ../nbs/16_interop.ipynb #8e1f1d3c
 @lru_cache(maxsize=64)
@@ -233,11 +240,13 @@ def from_diffusers(source,                           # a UNet2DModel or UNet2DCo
     d.network.eval()
     return d
 
-# %% ../nbs/16_interop.ipynb #a08fdec0
+# %% ../nbs/16_interop.ipynb #218492be
 def schedule(scheduler, n: int  # num_inference_steps
              ):                 # falling times `(m,)`, and whether the last evaluation removes all noise
     "The grid a diffusers scheduler would walk, for `states`: hand over the times and `denoise`."
-    s = copy.deepcopy(scheduler); s.set_timesteps(n); process, *_ = model_facts(s)
+    process, *_ = model_facts(scheduler); s = copy.deepcopy(scheduler); s.set_timesteps(n); asked = s.timesteps.tolist()
+    once = (getattr(s, 'order', 1) or 1) == 1 and len(set(asked)) == len(asked)
+    require(once, 'scheduler', type(s).__name__, "one that asks the network once per step: this one asks twice in some, so its timesteps are no grid; instead take grid(process, n) and 'heun' or 'pndm' of ours")
     if hasattr(s, 'sigmas'):
         r = f64(s.sigmas); last = float(r[-1]) == 0
         return check_grid(process.time((r[:-1] if last else r).clamp(max=float(process.rho(process.T)))), process), last

@@ -208,6 +208,10 @@ def test_euler_and_dpm(diffusers, unet):
     z = START; x = START / d.process.marginal(times[0])[0].float()
     for t in s.timesteps: x = s.step(unet(s.scale_model_input(x, t), t).sample, t, x).prev_sample
     assert denoise and close(last(states(parse_sampler('ddim'), d, times, z)), x)
+    for n in (8, 20):                                                                         # as it comes
+        s = diffusers.DPMSolverMultistepScheduler(); times, denoise = schedule(s, n); x = START; s.set_timesteps(n)
+        for t in s.timesteps: x = s.step(unet(x, t).sample, t, x).prev_sample
+        assert denoise and len(times) == n and close(last(states(parse_sampler('dpmpp2m'), from_diffusers(unet, s), times, START)), x)
     for form in ('dpmsolver++', 'sde-dpmsolver++'):
         s = diffusers.DPMSolverMultistepScheduler(algorithm_type=form, lower_order_final=False, final_sigmas_type='sigma_min', timestep_spacing='trailing'); d = from_diffusers(unet, s); times, denoise = schedule(s, 8); s.set_timesteps(8)
         noises = torch.randn(8, *START.shape); x = START; draws = iter(noises)
@@ -221,11 +225,16 @@ def test_edm_scheduler(diffusers, unet):
     for t in s.timesteps: x = s.step(unet(s.scale_model_input(x, t), t).sample, t, x).prev_sample
     assert close(last(states(parse_sampler('ddim'), d, times, 20 * START)), x)
 
+def prompted(diffusers):
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=6, attention_head_dim=4,
+        down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'), up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D')).eval().requires_grad_(False)
+
+STABLE = lambda diffusers: diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012)
+
 def test_guidance(diffusers):
     "A tiny Stable Diffusion: two prompts and the empty one, guidance 5, against the library's own loop."
-    torch.manual_seed(0); net = diffusers.UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=6, attention_head_dim=4,
-        down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'), up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D')).eval().requires_grad_(False)
-    prompts, none = torch.randn(2, 5, 6), torch.randn(5, 6); s = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012)
+    net = prompted(diffusers); prompts, none = torch.randn(2, 5, 6), torch.randn(5, 6); s = STABLE(diffusers)
     d = from_diffusers(net, s, dict(encoder_hidden_states=prompts), dict(encoder_hidden_states=none)); times, denoise = schedule(s, 5); labels = torch.tensor([0, 1, 1])
     r = sample(parse_sampler('ddim'), d, times, n=3, seed=4, labels=labels, guidance=5., denoise=denoise, batch=2); assert r.nfe == 10
     x = Noise(4, 3, (4, 8, 8))(); s.set_timesteps(5); c = torch.cat([none.expand(3, 5, 6), prompts[labels]])
@@ -256,7 +265,19 @@ def test_foreign_things_we_refuse(diffusers, unet):
     with pytest.raises(ValueError, match='shape'): from_diffusers(unet, D(), shape=(1, 8, 8))
     with pytest.raises(TypeError, match='scheduler'): from_diffusers(unet)
     with pytest.raises(TypeError, match='wrap'): from_diffusers(torch.nn.Linear(1, 1), D())
-    with pytest.raises(ValueError, match='falling'): schedule(diffusers.HeunDiscreteScheduler(), 5)
+
+TWICE = ['PNDMScheduler', 'HeunDiscreteScheduler', 'KDPM2DiscreteScheduler', 'KDPM2AncestralDiscreteScheduler']
+
+@pytest.mark.parametrize('n', [5, 20])
+@pytest.mark.parametrize('name', TWICE)
+def test_grids_of_schedulers_that_ask_twice(diffusers, name, n):
+    with pytest.raises(ValueError, match=f"scheduler = '{name}'.*twice.*no grid.*grid\\(process, n\\)"): schedule(getattr(diffusers, name)(), n)
+    if name == 'PNDMScheduler':
+        with pytest.raises(ValueError, match='twice'): schedule(diffusers.PNDMScheduler(skip_prk_steps=True), n)
+
+@pytest.mark.parametrize('name', ['DDPMScheduler', 'LMSDiscreteScheduler', 'UniPCMultistepScheduler', 'DEISMultistepScheduler', 'EulerAncestralDiscreteScheduler'])
+def test_grids_of_other_schedulers(diffusers, name):
+    times, _ = schedule(getattr(diffusers, name)(), 6); assert len(times) in (6, 7) and bool((times[1:] < times[:-1]).all())
 
 # ---- with diffusers: out
 
@@ -265,7 +286,10 @@ def pipeline(diffusers, unet, scheduler, name='DDIMPipeline'):
     return pipe
 
 def drawn(pipe, n=8, seed=0, batch=2, **kw):
-    return 2 * pipe(batch_size=batch, num_inference_steps=n, generator=kw.pop('generator', torch.Generator().manual_seed(seed)), output_type='pt', **kw).images - 1
+    "The end of the walk, before the pipeline clips it to [-1, 1]: where nearly all is clipped, all pictures agree."
+    x = 2 * pipe(batch_size=batch, num_inference_steps=n, generator=kw.pop('generator', torch.Generator().manual_seed(seed)), output_type='pt', **kw).images - 1
+    z = pipe.scheduler.talk.z; assert torch.allclose(x, z.clamp(-1, 1), atol=1e-6)
+    return z
 
 def driven(d, name, n, ups=(), kind='karras', seed=0, generator=None):
     "Our driver, from the start and with the noise that a pipeline would have."
@@ -275,14 +299,15 @@ def driven(d, name, n, ups=(), kind='karras', seed=0, generator=None):
 @pytest.mark.parametrize('up', [[], ['.1,1.,3,2']], ids=len)
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_pipeline_is_the_driver(diffusers, unet, name, up):
-    s = interop.SamplerScheduler(sampler=name, restart=up); pipe = pipeline(diffusers, unet, s); d = from_diffusers(pipe); x = drawn(pipe, eta=0.)
-    assert float((x - driven(d, name, 8, up).clamp(-1, 1)).abs().max()) < 1e-5 and len(s.timesteps) == d.nfe == nfe(parse_sampler(name), s.route)
+    s = interop.SamplerScheduler(sampler=name, restart=up, prediction_type='sample'); pipe = pipeline(diffusers, unet, s); d = from_diffusers(pipe); x = drawn(pipe, eta=0.)
+    assert float((x.abs() >= 1).float().mean()) < .1                                          # so the pictures are hardly clipped either
+    assert float((x - driven(d, name, 8, up)).abs().max()) < 1e-5 and len(s.timesteps) == d.nfe == nfe(parse_sampler(name), s.route)
 
 @pytest.mark.parametrize('means', ['sample', 'v_prediction'])
 def test_pipeline_conventions(diffusers, unet, means):
     base = diffusers.DDPMScheduler(num_train_timesteps=100, beta_schedule='squaredcos_cap_v2', prediction_type=means); s = interop.SamplerScheduler.from_config(base.config, kind='uniform')
     assert s.config.clip_sample and torch.allclose(s.alphas_cumprod, base.alphas_cumprod) and len(s) == 100
-    pipe = pipeline(diffusers, unet, s, 'DDPMPipeline'); d = from_diffusers(pipe); assert d.clip and float((drawn(pipe) - driven(d, 'dpmpp2m', 8, kind='uniform').clamp(-1, 1)).abs().max()) < 1e-5
+    pipe = pipeline(diffusers, unet, s, 'DDPMPipeline'); d = from_diffusers(pipe); assert d.clip and float((drawn(pipe) - driven(d, 'dpmpp2m', 8, kind='uniform')).abs().max()) < 1e-5
     gens = lambda: [torch.Generator().manual_seed(i) for i in (3, 4)]; a = drawn(pipe, generator=gens()); b = drawn(pipe, generator=gens()[1:], batch=1)
     assert float((a[1:] - b).abs().max()) < 1e-4                                              # a generator per picture: the same one alone
     assert not interop.SamplerScheduler.from_config(diffusers.DPMSolverMultistepScheduler().config).config.clip_sample
@@ -292,6 +317,18 @@ def test_seed_in_the_config(diffusers, unet):
     s = interop.SamplerScheduler(sampler='ddpm', seed=5, restart=['.1,1.,3,1']); d = from_diffusers(unet, s); z = Noise(5, 2, (3, 8, 8))(); s.set_timesteps(6)
     for t in s.timesteps: z = s.step(unet(z, t).sample, t, z, return_dict=False)[0]
     p = d.process; r = sample(parse_sampler('ddpm'), d, restarted(p, 6, [parse_restart('.1,1.,3,1', p)], 'karras'), n=2, seed=5); assert float((r.x - z).abs().max()) < 1e-5
+
+def test_latents_of_a_tiny_stable_diffusion(diffusers, unet):
+    "Start handed over as `latents`, seed in the configuration: what `sample` draws, unpacked by the pipeline's autoencoder."
+    pytest.importorskip('transformers', reason="diffusers' StableDiffusionPipeline needs transformers")
+    torch.manual_seed(0); vae = diffusers.AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4, down_block_types=('DownEncoderBlock2D',) * 2, up_block_types=('UpDecoderBlock2D',) * 2).eval().requires_grad_(False)
+    net = prompted(diffusers); prompts, none = torch.randn(2, 5, 6), torch.randn(5, 6); labels = torch.tensor([0, 1, 1])
+    pipe = diffusers.StableDiffusionPipeline(vae=vae, text_encoder=None, tokenizer=None, unet=net, scheduler=STABLE(diffusers), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True); pipe.scheduler = interop.SamplerScheduler.from_config(pipe.scheduler.config, sampler='dpmpp2m:stochastic=1', seed=5)
+    x = 2 * pipe(prompt_embeds=prompts[labels], negative_prompt_embeds=none.expand(3, 5, 6), guidance_scale=5., num_inference_steps=8, latents=Noise(5, 3, (4, 8, 8))(), output_type='pt').images - 1
+    d = from_diffusers(pipe, conditions=dict(encoder_hidden_states=prompts), empty=dict(encoder_hidden_states=none)); r = sample(parse_sampler('dpmpp2m:stochastic=1'), d, grid(d.process, 8, 'karras'), n=3, seed=5, batch=3, labels=labels, guidance=5.)
+    with torch.no_grad(): pictures = pipe.vae.decode(r.x / pipe.vae.config.scaling_factor).sample
+    assert float((x.abs() >= 1).float().mean()) < .1 and float((x - pictures.clamp(-1, 1)).abs().max()) < 1e-5
 
 def test_begin_in_the_middle(diffusers, unet):
     "As image-to-image pipelines do: noise a picture to an entry, and go on from there."
@@ -315,7 +352,7 @@ def again(config, z):
     return s.step(y, s.timesteps[1], y).prev_sample
 
 def test_scheduler_saves_and_loads(diffusers, unet, tmp_path):
-    s = interop.SamplerScheduler(sampler='dpmpp2m:stochastic=1', restart=['.1,1.,3,2'], trained_betas=discrete_betas(VP(), 500).tolist(), num_train_timesteps=500, seed=3); s.save_pretrained(tmp_path / 's')
+    s = interop.SamplerScheduler(sampler='dpmpp2m:stochastic=1', restart=['.1,1.,3,2'], trained_betas=discrete_betas(VP(), 500).tolist(), num_train_timesteps=500, seed=3, prediction_type='sample'); s.save_pretrained(tmp_path / 's')
     r = interop.SamplerScheduler.from_pretrained(tmp_path / 's'); assert dict(r.config).items() >= {n: v for n, v in s.config.items() if n[0] != '_'}.items() and not [*tmp_path.rglob('*.bin')]
     pipe = pipeline(diffusers, unet, s, 'DDPMPipeline'); pipe.save_pretrained(tmp_path / 'p'); q = diffusers.DDPMPipeline.from_pretrained(tmp_path / 'p'); q.set_progress_bar_config(disable=True)
     assert isinstance(q.scheduler, interop.SamplerScheduler) and float((drawn(q, 5) - drawn(pipe, 5)).abs().max()) < 1e-4
@@ -358,7 +395,7 @@ def test_checkpoint_round_trip(diffusers, name, tmp_path):
 
 def test_our_network_in_their_pipeline(diffusers):
     d = load('fashion-vp'); s = interop.SamplerScheduler(process=process_card(d.process)); pipe = pipeline(diffusers, to_diffusers(d), s)
-    assert float((drawn(pipe) - driven(d, 'dpmpp2m', 8).clamp(-1, 1)).abs().max()) < 1e-5
+    assert float((drawn(pipe) - driven(d, 'dpmpp2m', 8)).abs().max()) < 1e-5
     labels = torch.tensor([3, 7]); c = from_diffusers(pipe, conditions=dict(class_labels=torch.arange(10)), empty=dict(class_labels=10)).bind(labels=labels, guidance=2.)
     assert close(c.eps(torch.ones(2, 1, 28, 28), .3), d.bind(labels=labels, guidance=2.).eps(torch.ones(2, 1, 28, 28), .3))
 

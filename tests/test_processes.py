@@ -1,10 +1,10 @@
 "Two processes against one: the same pictures, the same losses; a lost one ends the job and spoils nothing."
-import importlib.util, json, os, signal, socket, subprocess, sys, textwrap, time
+import importlib.util, json, os, shlex, signal, socket, subprocess, sys, textwrap, time
 import numpy as np
 import pytest, torch
 import torch.distributed as dist
 from conftest import ROOT, missing
-from compsamp import data, forward, networks, processes as P, sampling, training
+from compsamp import compensation, data, forward, inpainting, interop, networks, processes as P, sampling, skipstep, training
 from compsamp.mixtures import ring
 
 SAMPLE, TRAIN = (f'import sys; from compsamp.{m} import main; sys.exit(main())' for m in ('sampling', 'training'))
@@ -84,6 +84,7 @@ class Wide(forward.NoisePredictor):
     "The exact noise of a mixture, with the shape a sampler asks for."
     def __init__(self): super().__init__(forward.VP()); self.inner, self.shape = ring().denoiser(self.process), (2,)
     def predict(self, z, t): return self.inner.predict(z.double(), t).to(z)
+    def mark(self): return 'ring'
 
 def many(folder, **kw):
     return P.sample_many(sampling.DPMpp2M(True), Wide(), 6, **{**dict(n=20, seed=3, batch=8, folder=folder), **kw})
@@ -101,6 +102,60 @@ def test_chunks_of_another_recipe_are_refused(tmp_path, change, word):
     many(tmp_path)
     with pytest.raises(ValueError) as e: many(tmp_path, **change)
     assert word in str(e.value) and 'folder' in str(e.value)
+
+def drawn(denoiser, folder, **kw):
+    return P.sample_many(sampling.DDIM(), denoiser, 4, 6, 1, folder=folder, batch=4, shape=(2,), **kw).x
+
+def test_a_function_is_known_by_its_name(tmp_path):
+    "Two functions have no weights that differ: without a name they are refused, with two names their chunks are not mixed."
+    f, g = (lambda z, t: z), (lambda z, t: -z)
+    with pytest.raises(ValueError, match=r"name = None: .*wrap\(f, .*name="): drawn(interop.wrap(f, forward.VP()), tmp_path / 'x')
+    a = drawn(interop.wrap(f, forward.VP(), name='f'), tmp_path); assert torch.equal(drawn(interop.wrap(f, forward.VP(), name='f'), tmp_path), a)
+    for d in (interop.wrap(g, forward.VP(), name='g'), interop.wrap(f, forward.VP(), 'x0', name='f'), interop.wrap(f, forward.VP(), name='f', time=lambda t: 2 * t)):
+        with pytest.raises(ValueError, match="'network'"): drawn(d, tmp_path)
+    class Anonymous(forward.NoisePredictor):
+        def predict(self, z, t): return z
+    with pytest.raises(ValueError, match=r'Anonymous.*mark\(\)'): drawn(Anonymous(forward.VP()), tmp_path / 'y')
+
+class Prompted(torch.nn.Module):
+    def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    def forward(self, z, t, a): return self.w * z + a
+
+def test_other_conditions_are_another_recipe(tmp_path):
+    make = lambda a, none=0.: interop.wrap(Prompted(), forward.VP(), conditions=dict(a=torch.tensor(a)), empty=dict(a=torch.full((2,), none)))
+    a = drawn(make([[1., 2.]]), tmp_path, labels=0); assert torch.equal(drawn(make([[1., 2.]]), tmp_path, labels=0), a)
+    for other in (make([[3., 4.]]), make([[1., 2.]], 5.)):
+        with pytest.raises(ValueError, match="'network'"): drawn(other, tmp_path, labels=0)
+
+def test_a_table_takes_up_its_own_chunks(tmp_path):
+    make = lambda: interop.wrap(Prompted(), interop.Table((.99, .6, .1)), conditions=dict(a=torch.ones(1, 2)), empty=dict(a=torch.zeros(2)))
+    assert torch.equal(drawn(make(), tmp_path), drawn(make(), tmp_path))
+
+def test_what_is_bound_belongs_to_the_recipe(tmp_path):
+    make = lambda w, j=0: interop.wrap(Prompted(), forward.VP(), conditions=dict(a=torch.ones(2, 2)), empty=dict(a=torch.zeros(2))).bind(labels=[j] * 2, guidance=w)
+    draw = lambda d: P.sample_many(sampling.DDIM(), d, 4, 4, 1, folder=tmp_path, batch=2, shape=(2,)); draw(make(2.)); draw(make(2.))
+    for d in (make(3.), make(2., 1)):
+        with pytest.raises(ValueError, match="'options'"): draw(d)
+
+class Small(torch.nn.Module):
+    "Of a denoiser, or of a compensation module."
+    def __init__(self, w): super().__init__(); self.w = torch.nn.Parameter(torch.full((1,), w), requires_grad=False)
+    def forward(self, z, t, labels=None): return self.w * z
+
+def test_what_a_repr_hides_belongs_to_the_recipe():
+    "Known pictures and masks, modules of a sampler or around a denoiser, and the sampler inside a restart."
+    d = networks.Denoiser(Small(1.), forward.VP(), (2,)); facts = lambda s=sampling.DDIM(), d=d, times=4: P.recipe(s, d, times, 4, 0, 2, None, 1., None)
+    known, mask = torch.zeros(4, 1, 20, 20), torch.zeros(4, 1, 20, 20, dtype=torch.bool); other = known.clone(); other[2, 0, 9, 9] = 1; mask[..., :10] = True; other_mask = mask.clone(); other_mask[2, 0, 9, 12] = True
+    replaced = lambda k, m: inpainting.Replaced(sampling.DDIM(), k, m); compensated = lambda w: compensation.CompensatedDDIM(Small(w)); inside = lambda s: sampling.Route(sampling.grid(d.process, 4), inside=s)
+    pairs = [(facts(replaced(known, mask)), facts(replaced(known, mask)), [facts(replaced(other, mask)), facts(replaced(known, other_mask))], 'sampler'),
+             (facts(compensated(1.)), facts(compensated(1.)), [facts(compensated(2.))], 'sampler'),
+             (facts(d=compensation.Compensated(d, Small(1.))), facts(d=compensation.Compensated(d, Small(1.))), [facts(), facts(d=compensation.Compensated(d, Small(2.))), facts(d=compensation.Compensated(d, Small(1.), .5))], 'network'),
+             (facts(d=skipstep.Shrunk(d)), facts(d=skipstep.Shrunk(d)), [facts(), facts(d=skipstep.Shrunk(d, skip=4))], 'network'),
+             (facts(times=inside(compensated(1.))), facts(times=inside(compensated(1.))), [facts(times=inside(compensated(2.)))], 'inside')]
+    for a, same, others, where in pairs:
+        assert a == same and json.loads(json.dumps(a)) == a
+        for b in others: assert {n for n in a if a[n] != b[n]} == {where}, where
+    with pytest.raises(ValueError, match=r'part.*function.*mark'): facts(compensation.CompensatedDDIM(lambda x, t: x))
 
 def test_damage_is_named(tmp_path):
     many(tmp_path); path = P.chunk(tmp_path, 1); path.write_bytes(path.read_bytes()[:50])
@@ -240,9 +295,21 @@ def test_one_begins_and_two_go_on(gloo, tmp_path, monkeypatch):
     assert training.main(short()) == 0 and training.main([*SMALL, '--out', str(tmp_path / 'b')]) == 0
     assert np.abs(losses(tmp_path / 'a') - losses(tmp_path / 'b')).max() < 1e-5
 
-def test_accelerate_launch(gloo, tmp_path):
-    if importlib.util.find_spec('accelerate') is None: pytest.skip('accelerate is not installed')
-    p = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--no_python',
-                        sys.executable, '-c', TRAIN, *SMALL, '--steps', '6', '--out', str(tmp_path / 'a')], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=120)
+def command(start):
+    "The line of the chapter that starts so, as words."
+    cells = json.loads((ROOT / 'nbs/17_processes.ipynb').read_text(encoding='utf-8'))['cells']; lines = [l.strip() for c in cells for l in ''.join(c['source']).splitlines()]
+    return shlex.split(next(l for l in lines if l.startswith(start)))
+
+@pytest.mark.parametrize('launcher, module', [('accelerate launch', 'accelerate.commands.launch'), ('torchrun --standalone', 'torch.distributed.run')])
+def test_the_launchers_of_the_chapter(gloo, launcher, module, tmp_path):
+    "As written there, two processes start, and they train as one."
+    if importlib.util.find_spec(module.split('.')[0]) is None: pytest.skip(f'{module.split(".")[0]} is not installed')
+    words = command(launcher) if launcher[0] == 'a' else command(launcher + ' --nproc-per-node 2 --no-python -- compsamp_train')
+    at = words.index('compsamp_train'); options = words[words.index('launch') + 1 if 'launch' in words else 1:at]
+    code = f'import os; open(os.path.join({str(tmp_path)!r}, "is" + str(os.environ.get("RANK"))), "w").write(str(os.environ.get("WORLD_SIZE"))); ' + TRAIN
+    p = subprocess.run([sys.executable, '-m', module, *options, sys.executable, '-c', code, *SMALL, '--steps', '6', '--out', str(tmp_path / 'a')],
+                       env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', COMPSAMP_TIMEOUT='100'), capture_output=True, text=True, timeout=150)
     assert p.returncode == 0 and p.stdout.count('saved in') == 1, p.stderr
+    assert {f.name: f.read_text() for f in tmp_path.glob('is*')} == dict(is0='2', is1='2')      # each said which it is, and of how many
     assert training.main([*SMALL, '--steps', '6', '--out', str(tmp_path / 'b')]) == 0 and np.abs(losses(tmp_path / 'a') - losses(tmp_path / 'b')).max() < 1e-5
+
