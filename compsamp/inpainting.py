@@ -260,11 +260,11 @@ class Restoration(Velocity):
         e = net(torch.cat([z, self.views(x0, dice)], 1), networks.network_time(net, t, x0), labels)
         return (self.weight(process, t, x0) * (e.float() - target)).square().mean()
 
-# %% ../nbs/14_inpainting.ipynb #53dfd6ef
+# %% ../nbs/14_inpainting.ipynb #45d933e9
 def load_as(cls, name: str | Path, device: str | None = 'cpu', wrap=lambda net, process: net) -> networks.Denoiser:
     "A network of a class of this chapter, by a name of `networks.WEIGHTS` or a folder; ValueError if it is of another kind."
     folder = networks.WEIGHTS / str(name) if (networks.WEIGHTS / str(name) / 'card.json').is_file() else Path(name); card = networks.read_card(folder); spec = card['network']
-    require(spec.get('kind') == cls.__name__, 'network.kind', spec.get('kind'), f'{cls.__name__!r}')
+    require(spec.get('kind') == cls.__name__, 'network.kind', spec.get('kind'), f'{cls.__name__!r}; {str(name)!r} is a network of another kind')
     try: net = cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec['config'].items()})
     except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {spec.get('config')!r}: the sizes of a {cls.__name__} ({e})") from e
     return networks.load(folder, device, network=wrap(net, networks.find_process(card['process'])))
@@ -296,7 +296,7 @@ def diversity(draws: Tensor,      # several restorations of each picture, `(S, n
     hidden = ~check_mask(mask, draws[0]).expand_as(draws[0]); v = torch.where(hidden, draws.var(0), torch.zeros_like(draws[0]))
     return (v.flatten(1).sum(1) / hidden.flatten(1).sum(1)).sqrt()
 
-# %% ../nbs/14_inpainting.ipynb #103bd2db
+# %% ../nbs/14_inpainting.ipynb #47415191
 def assess(draws: Tensor,       # `(S, n, 1, 28, 28)`
            truth: Tensor, mask: Tensor,
            names: list          # of the damage of each picture
@@ -333,6 +333,7 @@ def measure(path: str | Path,      # the results file; methods that are in it ar
 
 def compensated(denoiser: networks.Denoiser, strength: float = 1., folder: str | Path = networks.WEIGHTS / 'fashion-inpaint-module') -> compensation.Compensated:
     "A conditional denoiser with a module trained for it: the shipped one, or a folder's."
+    require(any((f / 'card.json').is_file() for f in (Path(folder), networks.WEIGHTS / str(folder))), 'module', str(folder), 'the folder of a compensation module, with card.json', FileNotFoundError)
     return compensation.Compensated(denoiser, compensation.load_module(folder, denoiser, str(denoiser.device)), strength)
 
 # %% ../nbs/14_inpainting.ipynb #439d9695
@@ -434,7 +435,7 @@ def nearest(x: Tensor,      # pictures `(n, C, H, W)`
     v, i = (torch.cdist(x.flatten(1).double(), among.flatten(1).double(), compute_mode='donot_use_mm_for_euclid_dist') / x[0].numel() ** .5).min(1)
     return v, i
 
-# %% ../nbs/14_inpainting.ipynb #a447aa38
+# %% ../nbs/14_inpainting.ipynb #993f2969
 def read_picture(path: str | Path, shape: tuple,  # that a network wants, `(C, H, W)`
                  name: str = 'image') -> Tensor:
     "A PNG or other picture file as uint8 `(1, C, H, W)`; ValueError for another size, number of channels or depth."
@@ -444,7 +445,7 @@ def read_picture(path: str | Path, shape: tuple,  # that a network wants, `(C, H
         with Image.open(path) as im: mode, x = im.mode, np.array(im.convert('L') if im.mode == '1' else im)
     except (UnidentifiedImageError, OSError, SyntaxError) as e: raise ValueError(f'{name} = {str(path)!r}: a picture file ({e})') from e
     want = {1: ('L', '1'), 3: ('RGB',)}[shape[0]]
-    require(mode in want, name, f'{path}: mode {mode}', f'mode {" or ".join(want)}, 8 bits in {shape[0]} channel(s): values from 0 to 255')
+    require(mode in want, name, f'{path}: mode {mode}', f'mode {" or ".join(want)}, {"grey" if shape[0] == 1 else "colour"}, 8 bits in {shape[0]} channel(s): values from 0 to 255; convert it first')
     x = x[None] if x.ndim == 2 else x.transpose(2, 0, 1)
     require(x.shape == tuple(shape), name, f'{path}: {x.shape[2]} x {x.shape[1]} pixels', f'{shape[2]} x {shape[1]}, the size of the pictures the network was trained on')
     return torch.from_numpy(x.copy())[None]

@@ -149,6 +149,16 @@ def test_compensated_restoration():
     loss = P.RestorationModule(c)(module, None, VP(), X, None, training.Dice(0, 0, 'cpu')); assert torch.isfinite(loss) and loss.requires_grad
 
 
+def test_module_of_another_process_size_or_network(tmp_path, files, capsys):
+    (tmp, u, m, x, mask), c = files, P.load_conditional(); own = compensation.load_module(networks.WEIGHTS / 'fashion-inpaint-module', c)
+    assert P.compensated(c).module.card == own.card
+    for d, says in [(networks.Denoiser(c.network, CosineVP(), c.shape), 'process'), (networks.Denoiser(c.network, c.process, (1, 32, 32)), '32'), (fresh()[1], 'trained on this network')]:
+        with pytest.raises(ValueError, match=says): P.compensated(d)
+    for other, says in [('fashion-inpaint', 'compensation module'), ('nowhere', 'module')]:
+        assert P.main(['--image', x, '--mask', mask, '--strength', '1', '--module', other, '--nfe', '3', '--n', '1', '--out', str(tmp / 'o.png')]) == 2 and says in capsys.readouterr().err
+    assert not (tmp / 'o.png').exists()
+
+
 # ---- scores
 
 def test_scores_by_hand():
