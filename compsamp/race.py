@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RESULTS', 'TUNED', 'PAIRS', 'QUICK', 'USUAL',
            'SOURCES', 'table', 'Peer', 'Row', 'settings', 'parse', 'our_way', 'answer', 'scheduler',
-           'through_diffusers', 'k_sampling', 'through_k', 'missing', 'draw', 'paired', 'Store', 'cell', 'ours', 'best',
-           'race', 'pooled', 'tuned', 'verdicts', 'verdict', 'own_error', 'on_mixture', 'driver_costs', 'options',
-           'settle', 'spoken', 'load_racer', 'run', 'beside', 'report', 'main', 'judge', 'gains', 'words', 'is_',
-           'claim', 'about_restart', 'about_synthetic', 'about_integrators', 'about_skipstep', 'about_compensation',
-           'about_inpainting', 'about_race', 'ledger']
+           'through_diffusers', 'k_sampling', 'through_k', 'missing', 'helped', 'draw', 'paired', 'Store', 'cell',
+           'ours', 'best', 'race', 'pooled', 'tuned', 'verdicts', 'verdict', 'own_error', 'on_mixture', 'driver_costs',
+           'options', 'settle', 'spoken', 'load_racer', 'run', 'beside', 'report', 'main', 'judge', 'gains', 'words',
+           'is_', 'claim', 'about_restart', 'about_synthetic', 'about_integrators', 'about_skipstep',
+           'about_compensation', 'about_inpainting', 'about_race', 'ledger']
 
-# %% ../nbs/15_race.ipynb #46d65223
+# %% ../nbs/15_race.ipynb #a75b858d
 import argparse, importlib, importlib.metadata, importlib.util, inspect, itertools, json, math, re, sys, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import metrics, mixtures, networks, restart, sampling
-from .compensation import mark
+from .compensation import Compensated, load_module, mark
 from .core import Noise, atomic, require, stream, write_json
 from .forward import VP, LinearSDE, NoisePredictor
 
@@ -58,7 +58,7 @@ PEERS = {
     'k.2m_sde': Peer('k_diffusion', 'sample_dpmpp_2m_sde', draws=1), 'k.3m_sde': Peer('k_diffusion', 'sample_dpmpp_3m_sde', draws=1),
     'k.sde': Peer('k_diffusion', 'sample_dpmpp_sde', per=2, extra=-1, draws=1)}
 
-# %% ../nbs/15_race.ipynb #752dbf02
+# %% ../nbs/15_race.ipynb #313d110c
 @dataclass(frozen=True)
 class Row:
     "A line of the race, taken apart."
@@ -69,6 +69,7 @@ class Row:
     kind: str = 'uniform'       # of the grid; a peer's 'uniform' is its own default
     limits: tuple = ()          # of the grid: (name, value)
     ups: tuple = ()             # restarts, as text
+    module: str = ''            # of chapter 08, by which the network's estimates are compensated
     @property
     def draws(self) -> int: "Does it draw noise on the way?"; return self.peer.draws if self.peer else int(bool(self.ups) or sampling.parse_sampler(self.name).draws > 0)
 
@@ -78,18 +79,19 @@ def settings(parts, text: str) -> tuple:
     for k, eq, v in parts: require(eq and v, 'row', text, f'{k!r} should be name=value')
     return tuple((k, sampling.parse_value(v)) for k, _, v in parts)
 
-def parse(text: str  # 'dpmpp2m:stochastic=1@karras,low=.05/.06,.3,3,2', or 'diffusers.2m:solver_order=3@karras'
+def parse(text: str  # 'dpmpp2m:stochastic=1@karras,low=.05/.06,.3,3,2', or 'diffusers.2m:solver_order=3@karras'; a module after '~'
           ) -> Row:
     "The row that a line of text names; ValueError if there is none."
-    head, *ups = text.split('/'); name, _, rest = head.partition('@'); kind, *limits = rest.split(',') if rest else ('uniform',)
+    way, help_, module = text.partition('~'); head, *ups = way.split('/'); name, _, rest = head.partition('@'); kind, *limits = rest.split(',') if rest else ('uniform',)
     word, _, options = name.partition(':'); peer = PEERS.get(word); limits = settings(limits, text)
     require(peer or '.' not in word, 'row', text, f'a peer: {", ".join(PEERS)}')
     kinds = ('uniform', 'karras', 'exponential') if peer else sampling.GRIDS; require(kind in kinds, 'row', text, f'a grid after @: one of {", ".join(kinds)}')
     allowed = () if peer and peer.package == 'diffusers' else ('low', 'high', 'rho')
     for n, _ in limits: require(n in allowed, 'row', text, f'settings of the grid: {", ".join(allowed) or "none with this package"}')
     require(not (peer and ups), 'row', text, 'no restart with a peer')
-    if peer: return Row(text, word, peer, settings(options.split(','), text), kind, limits)
-    sampling.parse_sampler(name); return Row(text, name, kind=kind, limits=limits, ups=tuple(ups))
+    require(not help_ or any((Path(at) / module / 'card.json').is_file() for at in (networks.WEIGHTS, '.')), 'row', text, 'after ~ a compensation module that comes with the package, or its folder')
+    if peer: return Row(text, word, peer, settings(options.split(','), text), kind, limits, module=module)
+    sampling.parse_sampler(name); return Row(text, name, kind=kind, limits=limits, ups=tuple(ups), module=module)
 
 # %% ../nbs/15_race.ipynb #1037743b
 def our_way(process: LinearSDE, row: Row, budget: int):
@@ -148,17 +150,24 @@ def through_k(denoiser, row: Row, steps: int, z: Tensor, draw, seeds: list) -> T
         more['noise_sampler'] = K.BrownianTreeNoiseSampler(z, low * .999, high * 1.001, seed=seeds[0]) if tree else lambda *_: draw()
     return getattr(K, row.peer.made_by)(model, z * (1 + high ** 2) ** .5, sigmas, disable=True, **more)
 
-# %% ../nbs/15_race.ipynb #ea369a9e
+# %% ../nbs/15_race.ipynb #a5569dc3
 def missing(row: Row) -> str | None:
     "Why a row cannot run here: a line with the command that installs its package; None if it can."
     if row.peer is None or importlib.util.find_spec(row.peer.package): return None
     return f'{row.peer.package} is not installed, {row.text} is skipped: {INSTALL[row.peer.package]}'
 
+def helped(denoiser: NoisePredictor, row: Row) -> NoisePredictor:
+    "The network a row draws with: compensated, if the row says so; ValueError, with the row, for a module of another network."
+    if not row.module: return denoiser
+    require(hasattr(denoiser, 'network'), 'row', row.text, 'a module only on the trained network that it was fitted to')
+    try: return Compensated(denoiser, load_module(row.module, denoiser, denoiser.device))
+    except ValueError as e: raise ValueError(f'row = {row.text!r}: {e}') from e
+
 @torch.no_grad()
 def draw(denoiser: NoisePredictor, text: str | Row, budget: int,
          n: int = 100, seed: int = 0, batch: int = 100, progress: bool = False) -> sampling.Samples:
     "n samples of a row of the race, ours or a peer's, from the same noise per seed; ModuleNotFoundError where the peer is not installed."
-    row = parse(text) if isinstance(text, str) else text; gone = missing(row); require(gone is None, 'row', row.text, str(gone), ModuleNotFoundError)
+    row = parse(text) if isinstance(text, str) else text; gone = missing(row); require(gone is None, 'row', row.text, str(gone), ModuleNotFoundError); denoiser = helped(denoiser, row)
     if row.peer is None: return sampling.sample(sampling.parse_sampler(row.name), denoiser, our_way(denoiser.process, row, budget), n=n, seed=seed, batch=batch, progress=progress)
     p, steps, began, out = denoiser.process, row.peer.steps(budget), time.perf_counter(), []
     go = through_diffusers if row.peer.package == 'diffusers' else through_k
@@ -279,11 +288,11 @@ def verdict(v: dict) -> str:
     if .99 < v['low'] <= v['high'] < 1.01: return 'the same'
     return ('ours ahead' if v['high'] < 1 else 'the peer ahead') if v['resolved'] else 'not resolved'
 
-# %% ../nbs/15_race.ipynb #5bcd1b5e
+# %% ../nbs/15_race.ipynb #249895d6
 @torch.no_grad()
 def own_error(denoiser, rows: list, budgets: list, n: int = 32, seed: int = 10, goal: int = 400) -> list:
-    "Median over n pictures of the root mean square distance to 2M with `goal` evaluations, for each deterministic row and budget."
-    rows = [r for r in rows if not parse(r).draws and missing(parse(r)) is None]; x = draw(denoiser, 'dpmpp2m@karras', goal, n, seed).x
+    "Median over n pictures of the root mean square distance to 2M with `goal` evaluations, for each deterministic row without a module and budget."
+    rows = [r for r in rows if not parse(r).draws and not parse(r).module and missing(parse(r)) is None]; x = draw(denoiser, 'dpmpp2m@karras', goal, n, seed).x
     apart = lambda y: float((y - x).square().mean((1, 2, 3)).sqrt().median())
     return [dict(row=r, budget=b, distance=apart(draw(denoiser, r, b, n, seed).x)) for b in budgets for r in rows]
 
@@ -292,7 +301,7 @@ def on_mixture(rows: list, budgets: list, amplitudes=(0., .1), n: int = 1000, se
     "Sliced Wasserstein distance to exact samples of the ring under VP, times 1000, with the exact score and with a spoilt one; 'exact' is the floor."
     m = mixtures.ring(); far = lambda x, s: 1000 * metrics.sliced_wasserstein(x.double(), m.sample(n, s + 500), projections=64)
     out = [dict(row='exact', budget=0, amplitude=a, distance=float(np.mean([far(m.sample(n, s + 900), s) for s in seeds]))) for a in amplitudes]
-    for a, b, r in itertools.product(amplitudes, budgets, [r for r in rows if missing(parse(r)) is None]):
+    for a, b, r in itertools.product(amplitudes, budgets, [r for r in rows if missing(parse(r)) is None and not parse(r).module]):
         each = [far(draw(mixtures.PerturbedDenoiser(m.denoiser(VP()), a, seed=s), r, b, n, s, batch=n).x, s) for s in seeds]
         out.append(dict(row=r, budget=b, amplitude=a, distance=float(np.mean(each))))
     return out
