@@ -428,7 +428,7 @@ def words(g: list) -> str:
     "Mean and range of gains, and how many."
     return f'{np.mean(g):+.0f} % ({min(g):+.0f} to {max(g):+.0f}, {len(g)} pairs)'
 
-# %% ../nbs/15_race.ipynb #664c9116
+# %% ../nbs/15_race.ipynb #7b206869
 def is_(sampler: str, grid: str = 'quadratic', *budgets):
     "Does a cell belong to this sampler without restart, on this grid, at one of these budgets (none: any)?"
     return lambda c: c['sampler'] == sampler and c['grid'] == grid and not c.get('restart') and (not budgets or c['budget'] in budgets)
@@ -496,7 +496,7 @@ def about_modules(r: dict) -> list:
     lost = [g for kind in ('exact', 'rollout', 'finer') for g in gains(c, on(kind, True), on(kind), 'recall')]
     return [claim(P, 'switched on in sampling, it improves pictures slightly', 'no figure', gains(c, on('exact'), off), 0, link, f', pairs of the same step, {r["checkpoint"]}'), claim(P, '... the module trained on roll-outs', 'a reading of the paper', gains(c, on('rollout'), off), 0, link),
             claim(P, '... on the drift of finer steps', 'ours, not the paper\'s', gains(c, on('finer'), off), 0, link), claim(P, '... one factor per time, no network', 'ours, not the paper\'s', gains(c, on('stretch'), off), 0, link),
-            claim(P, 'that takes a network: over one factor per time', 'implied', gains(c, on('finer'), on('stretch')), 0, link), claim(P, 'more epochs of the module cost diversity (recall lost)', 'one epoch is used', lost, 0, link)]
+            claim(P, 'it takes a network: better than one factor per time', 'implied', gains(c, on('finer'), on('stretch')), 0, link), claim(P, 'more epochs of the module cost diversity (recall lost)', 'one epoch is used', lost, 0, link)]
 
 def sooner(cells: list, arm: str, rival: str, n: int = 20) -> list:
     "Per seed, how many times fewer steps an arm needs to be where its rival ends (between marks log-linear); 0 where it does not get there."
