@@ -1,5 +1,5 @@
 "The race: peers speak our language, ratios and intervals, a race that resumes, files of other races, peers that are missing, a full disk."
-import json
+import json, re
 import numpy as np
 import pytest
 import torch
@@ -173,3 +173,37 @@ def test_quick(tmp_path, capsys):
     assert {c['budget'] for c in r['cells']} == {10, 20} and 'over the best peer' in said or any('skipped' in v for v in r['skipped'])
     assert all(np.isfinite(c['frechet']) for c in r['cells']) and r['own_error'] and r['mixture'] and r['driver'] and r['core_minutes'] < 6
     race.main(['--quick', '--n', '128', '--json', str(f)]); assert len(json.loads(f.read_text())['cells']) == len(r['cells'])
+
+
+# ---- the ledger
+
+ROOT = race.RESULTS.parents[2]
+
+
+def slug(title): return '-'.join(re.sub(r'[^\w\s-]', '', title.lower()).split())
+
+
+def test_every_row_of_the_ledger_leads_somewhere():
+    rows, gone = race.ledger(); assert not gone and len(rows) >= 40 and {r['paper'] for r in rows} == {'Compensation', 'Skip-step', 'Integrators', 'PSLD', 'Restart'}
+    assert {r['verdict'] for r in rows} <= {'reproduced', 'partly', 'not reproduced', 'not resolved'} and len({(r['paper'], r['claim']) for r in rows if not r['claim'].startswith('...')}) >= 35
+    for r in rows:
+        page, anchor = r['link'].split('#'); cells = json.loads((ROOT / 'nbs' / page).read_text(encoding='utf-8'))['cells']
+        assert anchor in {slug(l.lstrip('# ')) for c in cells if c['cell_type'] == 'markdown' for l in ''.join(c['source']).split('\n') if l.startswith('##')}, r['link']
+
+
+@pytest.mark.parametrize('name, rows_of', [('compensation-modules.json', race.about_modules), ('compensation-arms.json', race.about_arms)])
+def test_ledger_copes_with_files_that_grow(name, rows_of):
+    whole_ = json.loads((race.RESULTS.parent / name).read_text()); seeds = sorted({c['seed'] for c in whole_['cells']})
+    for kept in (whole_['cells'][:4], [c for c in whole_['cells'] if c['seed'] == seeds[0]], whole_['cells'][:-5], [*whole_['cells'], *(dict(c, seed=99) for c in whole_['cells'][:7])]):
+        for r in rows_of(dict(whole_, cells=kept)): assert r is None or r['ours'] and 'nan' not in r['ours']
+
+
+def test_ledger_without_files_and_with_foreign_ones(tmp_path):
+    rows, gone = race.ledger(tmp_path); assert not rows and len(gone) == len(race.SOURCES) and all('no results file yet' in g for g in gone)
+    (tmp_path / 'skipstep.json').write_text('{"cells": [{"arm": 3}]}')
+    with pytest.raises(ValueError, match='skipstep.json'): race.ledger(tmp_path)
+
+
+def test_sooner_is_a_ratio_of_steps():
+    cells = [dict(arm=a, step=m, seed=0, nfe=20, strength=0., frechet=f) for a, fs in (('a', (8., 6., 4.)), ('b', (4., 3., 2.)), ('c', (9., 9., 9.)), ('d', (8., 2.))) for m, f in zip((100, 200, 400), fs)]
+    assert race.sooner(cells, 'b', 'a') == [4.] and race.sooner(cells, 'c', 'a') == [0.] and race.sooner(cells, 'd', 'a') == [], 'an arm that is not finished is left out'
