@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RESULTS', 'TUNED', 'CONTESTS', 'PAIRS', 'MODULES',
-           'QUICK', 'USUAL', 'SOURCES', 'table', 'Peer', 'Row', 'settings', 'parse', 'our_way', 'answer', 'scheduler',
-           'through_diffusers', 'k_sampling', 'through_k', 'missing', 'helped', 'draw', 'paired', 'Store', 'cell',
-           'ours', 'tuned', 'aided', 'best', 'race', 'pooled', 'runner', 'verdicts', 'verdict', 'own_error',
+           'QUICK', 'USUAL', 'OWN', 'SOURCES', 'table', 'Peer', 'Row', 'settings', 'parse', 'our_way', 'answer',
+           'scheduler', 'through_diffusers', 'k_sampling', 'through_k', 'missing', 'helped', 'draw', 'paired', 'Store',
+           'cell', 'ours', 'tuned', 'aided', 'best', 'race', 'pooled', 'runner', 'verdicts', 'verdict', 'own_error',
            'on_mixture', 'in_float32', 'driver_costs', 'options', 'settle', 'spoken', 'load_racer', 'run', 'beside',
            'report', 'main', 'judge', 'gains', 'words', 'is_', 'claim', 'about_restart', 'about_synthetic',
            'about_integrators', 'about_skipstep', 'about_processes', 'about_lambda', 'about_modules', 'sooner',
@@ -428,14 +428,18 @@ def words(g: list) -> str:
     "Mean and range of gains, and how many."
     return f'{np.mean(g):+.0f} % ({min(g):+.0f} to {max(g):+.0f}, {len(g)} pairs)'
 
-# %% ../nbs/15_race.ipynb #7b206869
+# %% ../nbs/15_race.ipynb #bab4e3e3
 def is_(sampler: str, grid: str = 'quadratic', *budgets):
     "Does a cell belong to this sampler without restart, on this grid, at one of these budgets (none: any)?"
     return lambda c: c['sampler'] == sampler and c['grid'] == grid and not c.get('restart') and (not budgets or c['budget'] in budgets)
 
+OWN = 'ours, in no paper'
+
 def claim(paper, what, published, g, claimed, link, more='') -> dict:
-    "One row of the ledger, from gains."
-    return dict(paper=paper, claim=what, published=published, ours=words(g) + more, verdict=judge(g, claimed), link=link) if g else None
+    "One row of the ledger, from gains; a claim of our own holds or does not."
+    verdict = judge(g, claimed) if g else None
+    if published == OWN: verdict = {'reproduced': 'holds', 'not reproduced': 'does not hold'}.get(verdict, verdict)
+    return dict(paper=paper, claim=what, published=published, ours=words(g) + more, verdict=verdict, link=link) if g else None
 
 def about_restart(r: dict) -> list:
     "Rows from results/restart.json."
@@ -495,7 +499,7 @@ def about_modules(r: dict) -> list:
     c, P, link = r['cells'], 'Compensation', '08_compensation.ipynb#the-long-runs'; off = lambda v: v['pairs'] == 'off'; on = lambda kind, long=False: lambda v: v['pairs'] == kind and (v['epochs'] > 1) == long
     lost = [g for kind in ('exact', 'rollout', 'finer') for g in gains(c, on(kind, True), on(kind), 'recall')]
     return [claim(P, 'switched on in sampling, it improves pictures slightly', 'no figure', gains(c, on('exact'), off), 0, link, f', pairs of the same step, {r["checkpoint"]}'), claim(P, '... the module trained on roll-outs', 'a reading of the paper', gains(c, on('rollout'), off), 0, link),
-            claim(P, '... on the drift of finer steps', 'ours, not the paper\'s', gains(c, on('finer'), off), 0, link), claim(P, '... one factor per time, no network', 'ours, not the paper\'s', gains(c, on('stretch'), off), 0, link),
+            claim(P, '... on the drift of finer steps', OWN, gains(c, on('finer'), off), 0, link), claim(P, '... one factor per time, no network', OWN, gains(c, on('stretch'), off), 0, link),
             claim(P, 'it takes a network: better than one factor per time', 'implied', gains(c, on('finer'), on('stretch')), 0, link), claim(P, 'more epochs of the module cost diversity (recall lost)', 'one epoch is used', lost, 0, link)]
 
 def sooner(cells: list, arm: str, rival: str, n: int = 20) -> list:
@@ -514,14 +518,14 @@ def about_arms(r: dict) -> list:
     shrinks = gains([v for v in c if v.get('term') and v['nfe'] == 20], arm('one step'), arm('one step', at=min(r['marks'])), 'term'); out = [claim(P, '100 times in training do as well as 1,000 (to 5 %)', 'T = 100', [g + 5 for g in gains(c, arm('T = 100'), arm('T = 1000'))], 0, link, f', 5 added; small network, {last} steps')]
     for n in ('one step', 'persistent'):
         f = sooner(c, n, 'T = 1000')
-        if f: out.append(dict(paper=P, claim=f'training on compensated states ({n}) converges up to ten times faster', published='10 times (abstract)', ours='steps of plain training to its end, over steps to the same distance: ' + ', '.join(f'{v:.1f}' if v else 'not reached' for v in f) + f' ({len(f)} seeds)', verdict='reproduced' if np.mean(f) >= 5 else 'partly' if min(f) > 1.2 else 'not reproduced', link=link))
+        if f: out.append(dict(paper=P, claim=f'training on compensated states ({n}) converges up to ten times faster', published='10 times (abstract)', ours='plain training to its end, over steps to the same distance: ' + ', '.join(f'{v:.1f}' if v else 'not reached' for v in f) + f' ({len(f)} seeds)', verdict='reproduced' if np.mean(f) >= 5 else 'partly' if min(f) > 1.2 else 'not reproduced', link=link))
     return out + [claim(P, 'at equal steps better than the same training without', 'implied', gains(c, arm('one step'), arm('T = 100')), 0, link), claim(P, '... than the module\'s parameters in the network', 'implied', gains(c, arm('one step'), arm('T = 100, larger')), 0, link),
             claim(P, 'the term shrinks over training', 'no figure', shrinks, 0, link), claim(P, 'an early, frozen module helps in sampling at the end', '"slightly"', gains(c, arm('one step', 1), arm('one step')), 0, link)]
 
 def about_inpainting(r: dict) -> list:
     "Rows from results/inpainting.json."
     m, link = r['methods'], '14_inpainting.ipynb#with-compensation'; less = lambda a, b, key: [100 * (1 - x[key] / y[key]) for x, y in zip(m[a]['seeds'], m[b]['seeds'])] if {a, b} <= set(m) else []
-    return [claim('Compensation', f'a conditional network inpaints better with it, by {word}', 'FID of unconditional pictures only', less('compensated', 'conditional', key), 0, link) for key, word in (('frechet', 'Fréchet distance'), ('error', 'error under the mask'))] + [claim('Restart', 'going back up helps inpainting by replacement, by error', 'none: ours', less('restart', 'replacement', 'error'), 0, '14_inpainting.ipynb#by-figures')]
+    return [claim('Compensation', f'a conditional network inpaints better with it, by {word}', 'FID of unconditional pictures only', less('compensated', 'conditional', key), 0, link) for key, word in (('frechet', 'Fréchet distance'), ('error', 'error under the mask'))] + [claim('Restart', 'going back up helps inpainting by replacement, by error', OWN, less('restart', 'replacement', 'error'), 0, '14_inpainting.ipynb#by-figures')]
 
 def about_race(r: dict) -> list:
     "The premise of Restart, from the race: the flow is best with few evaluations, the SDE with many."
