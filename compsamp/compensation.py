@@ -41,7 +41,7 @@ def weights(process: LinearSDE,
     v = (eta * h / g) ** 2 * process.transition(t, s)[1][..., 0, 0]
     return q - p * (h * h - v).sqrt() / g
 
-# %% ../nbs/08_compensation.ipynb #d57a6ddb
+# %% ../nbs/08_compensation.ipynb #adb415ea
 def ask(module,      # C(x0hat, 1000 t): the light network, or any function
         x: Tensor,   # estimates of the picture `(B, C, ...)`
         t) -> Tensor:
@@ -54,7 +54,7 @@ def fits(card: dict,           # of a module; {} for a function without one
          process: LinearSDE, shape):
     "An error unless a module was made for this process and size of picture."
     if not card: return
-    made = networks.find_process(card['process']); require(made == process, 'module', made, f'one trained for the process at hand, {process}')
+    made, now = (json.dumps(v, sort_keys=True) for v in (card['process'], networks.process_card(process))); require(made == now, 'module', made[:100], f'one trained for the process at hand, {process}')
     require(shape is None or list(card['shape']) == list(shape), 'module', tuple(card['shape']), f'one trained for pictures of the size at hand, {shape and tuple(shape)}')
 
 # %% ../nbs/08_compensation.ipynb #b22a1c0c

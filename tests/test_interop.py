@@ -330,6 +330,15 @@ def test_latents_of_a_tiny_stable_diffusion(diffusers, unet):
     with torch.no_grad(): pictures = pipe.vae.decode(r.x / pipe.vae.config.scaling_factor).sample
     assert float((x.abs() >= 1).float().mean()) < .1 and float((x - pictures.clamp(-1, 1)).abs().max()) < 1e-5
 
+def test_a_module_for_a_foreign_network(diffusers, unet, tmp_path):
+    "A compensation module is fitted to it, wraps it, and is read back for it; not for one with another table."
+    from compsamp.compensation import Compensated, ModuleObjective, fit_stretch, load_module, save_module
+    d = from_diffusers(unet, diffusers.DDPMScheduler(beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012, clip_sample=False)); x = torch.rand(40, *d.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    m = fit_stretch(ModuleObjective(d, 'finer', 4, 2), x); save_module(tmp_path / 'm', m); again = load_module(tmp_path / 'm', d)
+    a, b, off = (sample(parse_sampler('ddim'), v, 4, n=2, seed=1).x for v in (Compensated(d, m), Compensated(d, again), d)); assert torch.equal(a, b) and not torch.equal(a, off)
+    other = from_diffusers(unet, diffusers.DDPMScheduler(clip_sample=False))
+    with pytest.raises(ValueError, match='one trained for the process at hand'): Compensated(other, m)
+
 def test_begin_in_the_middle(diffusers, unet):
     "As image-to-image pipelines do: noise a picture to an entry, and go on from there."
     s = interop.SamplerScheduler(sampler='dpmpp2m', kind='uniform'); s.set_timesteps(10); x0 = START.tanh(); w = torch.randn_like(x0); at = 4; p = s.process
