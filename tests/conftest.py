@@ -8,6 +8,10 @@ sys.path.insert(0, str(ROOT / 'docs'))
 FLAGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
          '--disable-component-update --disable-sync').split()
 
+def pytest_configure(config):
+    "Schedulers of diffusers call numpy in a way that numpy 2 warns about, thousands of times."
+    config.addinivalue_line('filterwarnings', 'ignore:__array:DeprecationWarning')
+
 def missing(what: str):
     "Skip, or fail where nothing may be skipped (COMPSAMP_NO_SKIP=1, as in CI)."
     (pytest.fail if os.environ.get('COMPSAMP_NO_SKIP') == '1' else pytest.skip)(what)
