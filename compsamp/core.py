@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['require', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample', 'flat', 'spread', 'mix', 'affine', 'Record', 'records',
            'place', 'stream', 'whole', 'Noise', 'pick_device', 'atomic', 'write_json', 'exit_code', 'command_line',
-           'to_uint8', 'tile', 'save_png', 'show']
+           'commands', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
 import argparse, contextlib, json, os, shlex, sys, tempfile
@@ -181,12 +181,24 @@ def exit_code(name: str,  # of the command
 # %% ../nbs/00_core.ipynb #93016645
 def command_line(parser: argparse.ArgumentParser, a: argparse.Namespace,
                  always: tuple = (),   # settings that are named even if they are as usual
-                 leave: tuple = ()     # and those that are not: where things lie
+                 leave: tuple = (),    # and those that are not: where things lie
+                 usual: dict | None = None  # what is as usual; None: the parser's defaults
                  ) -> str:
     "The command that gives these settings, without what is as usual."
-    usual = vars(parser.parse_args([])); said = [(k, v) for k, v in vars(a).items() if k in always or k not in leave and v != usual[k]]
+    usual = usual or vars(parser.parse_args([])); said = [(k, v) for k, v in vars(a).items() if k in always or k not in leave and v != usual[k]]
     word = lambda v: ' '.join(shlex.quote(str(u)) for u in (v if isinstance(v, list) else [v])); flag = lambda k, v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}"
     return ' '.join([parser.prog, *(flag(k, v) if isinstance(v, bool) else f'{flag(k, v)} {word(v)}' for k, v in said)])
+
+def commands(so_far: str, new: str) -> str:
+    "The commands that made a results file, each once, joined by ' && '."
+    return ' && '.join(dict.fromkeys([*filter(None, so_far.split(' && ')), new]))
+
+def check_same(name: str, place,       # argument and file or folder
+               was: dict, now: dict,   # what stands there, and what must agree with it
+               allowed: str = 'results of the same experiment, or a new file'):
+    "ValueError that names what differs, unless `was` says all that `now` says."
+    differ = {n: (was.get(n), v) for n, v in now.items() if was.get(n) != v}
+    require(not differ, name, str(place), f'{allowed}; these differ (there, asked): {str(differ)[:500]}')
 
 # %% ../nbs/00_core.ipynb #bb2a6123
 def to_uint8(x: Tensor  # pictures in [-1, 1], `(B, C, H, W)`, C = 1 or 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from . import compensation, metrics, networks, sampling
-from .core import atomic, command_line, require, show, to_uint8, write_json
+from .core import atomic, command_line, commands, require, show, to_uint8, write_json
 
 # %% ../nbs/90_demo.ipynb #fe194d78
 ROWS = {  # name in the table: (sampler, grid)
@@ -40,8 +40,7 @@ def row_facts(name: str) -> dict:
 
 def helped(denoiser, name: str):
     "The denoiser a row draws with: compensated, if its name says so."
-    module = name.partition('~')[2]
-    return compensation.Compensated(denoiser, compensation.load_module(module, denoiser, denoiser.device)) if module else denoiser
+    return compensation.with_module(denoiser, name.partition('~')[2])
 
 def draw(denoiser, name: str, nfe: int = 50, n: int = 64, seed: int = 0, batch: int = 64, progress: bool = True,
          labels=None, guidance: float = 1.):
@@ -152,14 +151,13 @@ def measure_main(argv=None):
         net = networks.load(a.checkpoint, a.device); clf = metrics.load_classifier(a.device); mark = fingerprint(net); against = metrics.reference(a.against)
         old = json.loads(out.read_text()) if out.exists() else {}
         if (old.get('fingerprint'), old.get('n'), old.get('against', 'test')) != (mark, a.n, a.against): old = {}
-        cells, said = old.get('cells', []), old.get('command', '').split(' && ') if old else []
+        cells, key = old.get('cells', []), lambda v: (v['sampler'], v['grid'], v.get('restart', ''), v.get('module', ''))
         head = dict(network=a.checkpoint, fingerprint=mark, n=a.n, seeds=sorted({*old.get('seeds', []), *a.seeds}), against=a.against,
-                    floor=float(metrics.floor(a.n, against, a.seeds).mean()), command=' && '.join(dict.fromkeys([*said, command(a)])),
+                    floor=float(metrics.floor(a.n, against, a.seeds).mean()), command=commands(old.get('command', ''), command(a)),
                     versions=dict(torch=torch.__version__, compsamp=__import__('compsamp').__version__), device=net.device.type)
-        done = {(c['sampler'], c['grid'], c.get('restart', ''), c.get('module', ''), c.get('budget', c['nfe']), c.get('guidance'), c['seed']) for c in cells}
+        done = {(*key(c), c.get('budget', c['nfe']), c.get('guidance'), c['seed']) for c in cells}
         for nfe, row, weight, seed in itertools.product(a.nfe, a.rows, a.guidance or [None], a.seeds):
-            facts = row_facts(row)
-            if (facts['sampler'], facts['grid'], facts['restart'], facts.get('module', ''), nfe, weight, seed) in done: continue
+            if (*key(row_facts(row)), nfe, weight, seed) in done: continue
             cells.append(measure(net, row, nfe, a.n, seed, clf, sys.stdout.isatty(), against=against, guidance=weight)); write_json(out, dict(head, cells=cells))
             label = '' if weight is None else f" guidance {weight:g}, {cells[-1]['accuracy']:.1%} in class,"
             print(f"{row:18s} {nfe:4d} seed {seed}{label} {cells[-1]['frechet']:.3f} ({cells[-1]['seconds']:.0f} s)", flush=True)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import compensation, data, metrics, networks, restart, sampling, training
-from .core import Record, atomic, exit_code, mix, pick_device, require, save_png, whole, write_json
+from .core import Record, atomic, check_same, exit_code, mix, pick_device, require, save_png, whole, write_json
 from .forward import LinearSDE, NoisePredictor, lift
 from .sampling import Route, Samples, Sampler, grid, sample
 from .training import Velocity, draw_times
@@ -263,11 +263,9 @@ class Restoration(Velocity):
 # %% ../nbs/14_inpainting.ipynb #45d933e9
 def load_as(cls, name: str | Path, device: str | None = 'cpu', wrap=lambda net, process: net) -> networks.Denoiser:
     "A network of a class of this chapter, by a name of `networks.WEIGHTS` or a folder; ValueError if it is of another kind."
-    folder = networks.WEIGHTS / str(name) if (networks.WEIGHTS / str(name) / 'card.json').is_file() else Path(name); card = networks.read_card(folder); spec = card['network']
+    folder = networks.located(name); card = networks.read_card(folder); spec = card['network']
     require(spec.get('kind') == cls.__name__, 'network.kind', spec.get('kind'), f'{cls.__name__!r}; {str(name)!r} is a network of another kind')
-    try: net = cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec['config'].items()})
-    except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {spec.get('config')!r}: the sizes of a {cls.__name__} ({e})") from e
-    return networks.load(folder, device, network=wrap(net, networks.find_process(card['process'])))
+    return networks.load(folder, device, network=wrap(networks.construct(cls, spec), networks.find_process(card['process'])))
 
 def load_conditional(name: str | Path = 'fashion-inpaint', device: str | None = 'cpu') -> networks.Denoiser:
     "A trained conditional network, for `restore`."
@@ -320,8 +318,7 @@ def measure(path: str | Path,      # the results file; methods that are in it ar
     require(len(truth) >= 128, 'truth', len(truth), 'at least 128 pictures, for the Frechet distance'); require(len(seeds) >= 2, 'seeds', list(seeds), 'at least two: diversity is measured over them')
     mask, seen = damage(truth, 'mixed', 0); names = [KINDS[i % len(KINDS)] for i in range(len(truth))]; plain, cond = networks.load('fashion-vp', device), load_conditional(device=device)
     head = dict(n=len(truth), nfe=nfe, runs=list(seeds), amp=amp, networks=[compensation.mark(plain), compensation.mark(cond)], data=training.fingerprint(truth))
-    r = json.loads(Path(path).read_text()) if Path(path).exists() else dict(head, methods={}, versions=dict(torch=torch.__version__)); differ = {n: (r.get(n), v) for n, v in head.items() if r.get(n) != v}
-    require(not differ, 'path', str(path), f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
+    r = json.loads(Path(path).read_text()) if Path(path).exists() else dict(head, methods={}, versions=dict(torch=torch.__version__)); check_same('path', path, r, head)
     r.setdefault('floor', metrics.frechet(metrics.features(truth), metrics.reference('test')))
     for name in (m for m in only if m not in r['methods']):
         d = plain if name in METHODS[:5] else compensated(cond) if name == 'compensated' else cond
@@ -333,7 +330,6 @@ def measure(path: str | Path,      # the results file; methods that are in it ar
 
 def compensated(denoiser: networks.Denoiser, strength: float = 1., folder: str | Path = networks.WEIGHTS / 'fashion-inpaint-module') -> compensation.Compensated:
     "A conditional denoiser with a module trained for it: the shipped one, or a folder's."
-    require(any((f / 'card.json').is_file() for f in (Path(folder), networks.WEIGHTS / str(folder))), 'module', str(folder), 'the folder of a compensation module, with card.json', FileNotFoundError)
     return compensation.Compensated(denoiser, compensation.load_module(folder, denoiser, str(denoiser.device)), strength)
 
 # %% ../nbs/14_inpainting.ipynb #439d9695
@@ -341,25 +337,23 @@ def compensated(denoiser: networks.Denoiser, strength: float = 1., folder: str |
 class RestorationModule(compensation.ModuleObjective):
     "What a compensation module learns beside a conditional network: as in chapter 08, with damaged pictures given to the main network."
     kind: str = 'mixed'   # as for `masks`
-    def __call__(self, net, ema, process, x0, labels, dice):
-        "The loss, a scalar."
-        mask, seen = damage(x0, self.kind, dice.seed); x, target, t = replace(self, main=given(self.main, seen, mask)).draw(x0, dice)
-        return (net(x, networks.network_time(net, t, x)).float() - target).square().mean()
+    def draw(self, x0, dice):
+        "Estimates, what they should be, and the times they belong to."
+        mask, seen = damage(x0, self.kind, dice.seed)
+        return compensation.ModuleObjective.draw(replace(self, main=given(self.main, seen, mask)), x0, dice)
 
 # %% ../nbs/14_inpainting.ipynb #5b2b7dbf
-class Guided(NoisePredictor):
+class Guided(networks.Around):
     "A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for any k."
     def __init__(self, denoiser: NoisePredictor,
                  log_prob,                 # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
                  labels: Tensor | None = None,  # `(B,)`; `sample(labels=..., guidance=...)` sets them
                  scale: float = 1.):       # 1: the posterior, more: sharper; 0: off
-        super().__init__(denoiser.process); require(callable(log_prob), 'log_prob', log_prob, 'a function of z and t', TypeError); require(0 <= scale < math.inf, 'scale', scale, 'a finite number, at least 0')
-        self.denoiser, self.log_prob, self.labels, self.scale, self.shape = denoiser, log_prob, labels, scale, getattr(denoiser, 'shape', None)
-    @property
-    def device(self): "Where the denoiser is."; return getattr(self.denoiser, 'device', torch.device('cpu'))
+        super().__init__(denoiser); require(callable(log_prob), 'log_prob', log_prob, 'a function of z and t', TypeError); require(0 <= scale < math.inf, 'scale', scale, 'a finite number, at least 0')
+        self.log_prob, self.labels, self.scale = log_prob, labels, scale
     def bind(self, labels=None, guidance: float = 1.) -> 'Guided':
         "A copy with these labels, and `guidance` as its scale."
-        return type(self)(self.denoiser, self.log_prob, labels, guidance)
+        return type(self)(self.inner, self.log_prob, labels, guidance)
     def asked(self, t): "The time the classifier is told: the state's own."; return t
     def gradient(self, z: Tensor, t) -> Tensor:
         "grad log p(y | z_t), z's shape."
@@ -369,7 +363,7 @@ class Guided(NoisePredictor):
             return torch.autograd.grad(l[torch.arange(len(z)), self.labels.to(l.device)].sum(), z)[0]
     def predict(self, z, t):
         "Guided noise; one call of the denoiser, one of the classifier and one back through it."
-        e = self.denoiser.predict(z, t)
+        e = self.inner.predict(z, t)
         return e - mix(self.scale * self.process.factor(t).mT, self.gradient(z, t).to(e)) if self.scale else e
 
 # %% ../nbs/14_inpainting.ipynb #a5ca8581

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from .core import Noise, atomic, f64, mix, place, require, write_json
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
-from .networks import PARAMETRISATIONS, Denoiser, UNet, Wrapped, build, clipped, find_process, network_time, process_card, read_tensors
+from .networks import PARAMETRISATIONS, Denoiser, UNet, Wrapped, build, clipped, fill, find_process, network_time, process_card, read_tensors
 from .sampling import Sampler, as_route, check_grid, coefficients, finish, jumps, parse_restart, parse_sampler, restarted
 from .training import fingerprint
 
@@ -465,9 +465,8 @@ def import_pretrained(folder: str | Path) -> Denoiser:
     "Read what `export_pretrained`, or a `NoiseModel`'s own `save_pretrained`, has written; diffusers itself is not needed."
     c = read_config(Path(folder) / 'config.json'); name, lacks = c.get('_class_name'), [n for n in ('process', 'network', 'in_channels', 'sample_size') if n not in c]
     require(name == 'NoiseModel', '_class_name', name, "'NoiseModel'; for models of diffusers there is from_diffusers"); require(not lacks, 'config', str(folder), f'the config of a NoiseModel; it lacks {lacks}')
-    net, process, size = build(c), find_process(c['process']), c['sample_size']; want = net.state_dict()
-    held = {n.removeprefix('net.') if n.startswith('net.') else n: v for n, v in read_tensors(Path(folder) / WEIGHTS_FILE, [f'net.{n}' for n in want]).items()}
-    wrong = sorted(n for n in want.keys() | held.keys() if n not in held or n not in want or want[n].shape != held[n].shape)
-    require(not wrong, 'weights', str(folder), f'the tensors that the config describes; these differ: {wrong[:4]}'); net.load_state_dict(held)
+    net, process, size = build(c), find_process(c['process']), c['sample_size']
+    held = {n.removeprefix('net.') if n.startswith('net.') else n: v for n, v in read_tensors(Path(folder) / WEIGHTS_FILE, [f'net.{n}' for n in net.state_dict()]).items()}
+    fill(net, held, folder, 'config')
     require(c['in_channels'] % process.k == 0, 'in_channels', c['in_channels'], f'a multiple of k = {process.k}')
     return Denoiser(net.eval().requires_grad_(False), process, (c['in_channels'] // process.k, *(size if isinstance(size, list) else (size, size))), card=c)

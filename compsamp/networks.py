@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['PARAMETRISATIONS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet', 'parameters',
            'network_time', 'Wrapped', 'guess', 'PredictX0', 'PredictV', 'PredictEDM', 'Denoiser', 'check_channels',
-           'check_labels', 'guided', 'clipped', 'Around', 'process_card', 'find_process', 'build', 'save', 'shipped',
-           'read_card', 'read_tensors', 'load']
+           'check_labels', 'guided', 'clipped', 'Around', 'process_card', 'find_process', 'construct', 'build', 'save',
+           'shipped', 'located', 'read_card', 'read_tensors', 'fill', 'load']
 
 # %% ../nbs/04_networks.ipynb #4038d17c
 import copy, importlib, importlib.util, json, math
@@ -327,14 +327,17 @@ def find_process(card: dict) -> LinearSDE:
     raise ValueError(f'process.name = {name!r}: a process of compsamp.forward or compsamp.psld')
 
 # %% ../nbs/04_networks.ipynb #9b22f213
+def construct(cls, spec: dict) -> nn.Module:
+    "A network of a class, of the sizes that a card's `network` says, with fresh weights."
+    try: return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec['config'].items()})
+    except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {spec.get('config')!r}: the sizes of a {cls.__name__} ({e})") from e
+
 def build(card: dict) -> nn.Module:
     "The network a card describes, in its parametrisation, with fresh weights."
     spec = card['network']; kind, predicts = spec.get('kind', 'UNet'), spec.get('predicts', 'eps')
     require(kind == 'UNet', 'network.kind', kind, "'UNet'; for a network of your own, load(folder, network=...)")
     require(predicts in PARAMETRISATIONS, 'network.predicts', predicts, f'one of {list(PARAMETRISATIONS)}')
-    try: net = UNet(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec['config'].items()})
-    except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {spec.get('config')!r}: the sizes of a UNet ({e})") from e
-    return PARAMETRISATIONS[predicts](net, find_process(card['process']))
+    return PARAMETRISATIONS[predicts](construct(UNet, spec), find_process(card['process']))
 
 def save(folder: str | Path, network: nn.Module,
          card: dict,             # at least process, network and shape, as `build` wants them
@@ -353,6 +356,10 @@ def shipped() -> list:
     "Names of the noise predictors that come with the package, for `load`."
     kind = lambda p: json.loads(p.read_text()).get('network', {}).get('kind')
     return sorted(p.parent.name for p in WEIGHTS.glob('*/card.json') if kind(p) == 'UNet')
+
+def located(name: str | Path) -> Path:
+    "The folder of that name among the package's weights, or else anywhere."
+    return WEIGHTS / str(name) if (WEIGHTS / str(name) / 'card.json').is_file() else Path(name)
 
 def read_card(folder: str | Path) -> dict:
     "The card of a checkpoint folder, or an error that says what is damaged."
@@ -381,6 +388,15 @@ def read_tensors(path: str | Path,
     require(not bad, 'weights', str(path), f'finite numbers; these are not: {bad[:4]}')
     return held
 
+def fill(network: nn.Module, held: dict,  # tensors by name
+         place,                           # where they come from
+         says: str = 'card'):             # what describes the network there
+    "Put tensors into a network, floats as float32; ValueError unless they are those it has."
+    want, got = ({n: tuple(v.shape) for n, v in d.items()} for d in (network.state_dict(), held))
+    wrong = sorted(n for n in want.keys() | got.keys() if want.get(n) != got.get(n))
+    require(not wrong, 'weights', str(place), f'the tensors the {says} describes; these differ: {wrong[:4]}')
+    network.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in held.items()})
+
 def load(name: str | Path = 'fashion-vp',  # a shipped name, or a checkpoint folder
          device: str | None = 'cpu',       # 'cpu', 'cuda', 'mps', or None for the best there is
          network: nn.Module | None = None  # one of your own, for weights that are not a `UNet`'s
@@ -389,9 +405,5 @@ def load(name: str | Path = 'fashion-vp',  # a shipped name, or a checkpoint fol
     where = pick_device(device); folder = WEIGHTS / str(name) if str(name) in shipped() else Path(name)
     card = read_card(folder); net = build(card) if network is None else network
     path = folder / card.get('weights', 'weights.safetensors'); inner = getattr(net, 'net', net)
-    state = {n: v.float() if v.is_floating_point() else v for n, v in read_tensors(path).items()}
-    want, got = ({n: tuple(v.shape) for n, v in d.items()} for d in (inner.state_dict(), state))
-    wrong = sorted(n for n in want.keys() | got.keys() if want.get(n) != got.get(n))
-    require(not wrong, 'weights', str(path), f'the tensors the card describes; these differ: {wrong[:4]}')
-    inner.load_state_dict(state)
+    fill(inner, read_tensors(path), path)
     return Denoiser(net.eval().requires_grad_(False), find_process(card['process']), card['shape'], card=card).to(where)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from . import networks, sampling, training
-from .core import atomic, pick_device, require, whole, write_json
+from .core import atomic, check_same, pick_device, require, whole, write_json
 from .forward import NoisePredictor
 from .sampling import Sampler, Samples, as_route, grid, sample, watch
 from .training import Dice, Feed, Trainer, fingerprint
@@ -136,7 +136,7 @@ def missing(folder: Path, facts: dict, team: Team) -> list:
     "Numbers of the chunks that are not there yet, the same list in all processes; ValueError if the folder holds those of another recipe."
     team.same('recipe', facts); path, count = folder / 'recipe.json', -(-facts['n'] // facts['batch'])
     was = json.loads(path.read_text()) if path.exists() else facts
-    differ = {n: (was.get(n), v) for n, v in facts.items() if was.get(n) != v}; require(not differ, 'folder', str(folder), f'chunks of the same recipe; these differ (there, asked): {str(differ)[:500]}')
+    check_same('folder', folder, was, facts, 'chunks of the same recipe')
     todo = [j for j in range(count) if not chunk(folder, j).exists()]; require(path.exists() or len(todo) == count, 'folder', str(folder), 'a new one, or one with its recipe.json')
     team.same('folder', dict(todo=todo))                       # all have looked before the first one writes
     if team.rank == 0 and not path.exists(): write_json(path, facts)

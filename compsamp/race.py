@@ -7,8 +7,8 @@ __all__ = ['INSTALL', 'MULTI', 'ALONE', 'PEERS', 'FORMAT', 'OURS', 'THEIRS', 'RE
            'cell', 'ours', 'tuned', 'aided', 'best', 'race', 'pooled', 'runner', 'verdicts', 'verdict', 'own_error',
            'on_mixture', 'in_float32', 'driver_costs', 'options', 'settle', 'spoken', 'load_racer', 'run', 'beside',
            'report', 'main', 'judge', 'gains', 'words', 'is_', 'claim', 'about_restart', 'about_synthetic',
-           'about_integrators', 'about_skipstep', 'about_processes', 'about_lambda', 'about_modules', 'sooner',
-           'about_arms', 'about_stages', 'about_inpainting', 'about_race', 'ledger']
+           'about_integrators', 'about_skipstep', 'about_processes', 'about_lambda', 'about_modules', 'about_arms',
+           'about_stages', 'about_inpainting', 'about_race', 'ledger']
 
 # %% ../nbs/15_race.ipynb #a75b858d
 import argparse, importlib, importlib.metadata, importlib.util, inspect, itertools, json, math, re, sys, time
@@ -18,17 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import metrics, mixtures, networks, restart, sampling
-from .compensation import Compensated, load_module, mark
-from .core import Noise, atomic, require, stream, write_json
-from .forward import VP, LinearSDE, NoisePredictor
+from .compensation import mark, sooner, with_module
+from .core import Noise, atomic, command_line, commands, require, stream, write_json
+from .forward import VP, LinearSDE, NoisePredictor, discrete_betas, discrete_times
 
 # %% ../nbs/15_race.ipynb #634e0ba9
 def table(process: LinearSDE, n: int = 1000) -> tuple:
     "Times `(n,)` and betas `(n,)` of the discrete table that is a variance-preserving process at n times (eq. 1); ValueError for another process."
-    t = process.T * torch.arange(1, n + 1, dtype=torch.float64) / n
+    t = discrete_times(n, process)
     require(process.k == 1 and bool((sum(v ** 2 for v in sampling.scales(process, t)) - 1).abs().max() < 1e-9), 'process', process, 'one that preserves variance: only that has a table of betas')
-    psi = sampling.scales(process, t)[0]
-    return t, 1 - (psi / torch.cat([psi.new_ones(1), psi[:-1]])) ** 2
+    return t, discrete_betas(process, n)
 
 # %% ../nbs/15_race.ipynb #88f301f2
 INSTALL = {'diffusers': 'pip install diffusers', 'k_diffusion': 'pip install --no-deps k-diffusion torchdiffeq torchsde trampoline'}
@@ -90,7 +89,7 @@ def parse(text: str  # 'dpmpp2m:stochastic=1@karras,low=.05/.06,.3,3,2', or 'dif
     allowed = () if peer and peer.package == 'diffusers' else ('low', 'high', 'rho')
     for n, _ in limits: require(n in allowed, 'row', text, f'settings of the grid: {", ".join(allowed) or "none with this package"}')
     require(not (peer and ups), 'row', text, 'no restart with a peer')
-    require(not help_ or any((Path(at) / module / 'card.json').is_file() for at in (networks.WEIGHTS, '.')), 'row', text, 'after ~ a compensation module that comes with the package, or its folder')
+    require(not help_ or (networks.located(module) / 'card.json').is_file(), 'row', text, 'after ~ a compensation module that comes with the package, or its folder')
     if peer: return Row(text, word, peer, settings(options.split(','), text), kind, limits, module=module)
     sampling.parse_sampler(name); return Row(text, name, kind=kind, limits=limits, ups=tuple(ups), module=module)
 
@@ -159,9 +158,8 @@ def missing(row: Row) -> str | None:
 
 def helped(denoiser: NoisePredictor, row: Row) -> NoisePredictor:
     "The network a row draws with: compensated, if the row says so; ValueError, with the row, for a module of another network."
-    if not row.module: return denoiser
-    require(hasattr(denoiser, 'network'), 'row', row.text, 'a module only on the trained network that it was fitted to')
-    try: return Compensated(denoiser, load_module(row.module, denoiser, denoiser.device))
+    require(not row.module or hasattr(denoiser, 'network'), 'row', row.text, 'a module only on the trained network that it was fitted to')
+    try: return with_module(denoiser, row.module)
     except ValueError as e: raise ValueError(f'row = {row.text!r}: {e}') from e
 
 @torch.no_grad()
@@ -350,15 +348,18 @@ def settle(argv=None) -> argparse.Namespace:
     "The options with their defaults, checked; ValueError for a bad one."
     a = options().parse_args(argv)
     for k, v in (QUICK if a.quick else USUAL).items():
-        if getattr(a, k) is None: setattr(a, k, v + [200] if k == 'nfe' and a.device != 'cpu' and not a.quick else v + [f'{r}~{MODULES[a.network]}' for r in v if tuned(r)] if k == 'samplers' and a.network in MODULES else v)
+        if getattr(a, k) is not None: continue
+        if k == 'nfe' and a.device != 'cpu' and not a.quick: v = v + [200]
+        if k == 'samplers' and a.network in MODULES: v = v + [f'{r}~{MODULES[a.network]}' for r in v if tuned(r)]
+        setattr(a, k, v)
     for row in a.samplers: parse(row)
     require(a.n >= 128, 'n', a.n, 'at least 128 pictures'); require(min(a.nfe) >= 5, 'nfe', min(a.nfe), 'at least 5 evaluations'); require(min(a.seeds) >= 0, 'seeds', a.seeds, 'at least 0')
     require(a.finalists >= 1, 'finalists', a.finalists, 'at least 1'); a.nfe = sorted(set(a.nfe)); return a
 
 def spoken(a: argparse.Namespace) -> str:
     "The command line again, without what is as usual, and without where the file lies."
-    usual = dict(vars(settle(['--network', a.network, '--device', a.device, *['--quick'] * a.quick])), network='fashion-vp', quick=False); quote = lambda v: f"'{v}'" if re.search("[^a-z0-9_.@-]", str(v)) else str(v)
-    return ' '.join(['compsamp_race', *(f'--{k}' + ('' if v is True else ' ' + ' '.join(map(quote, v if isinstance(v, list) else [v]))) for k, v in vars(a).items() if v != usual[k] and k not in ('json', 'device'))])
+    usual = dict(vars(settle(['--network', a.network, '--device', a.device, *['--quick'] * a.quick])), network='fashion-vp', quick=False)
+    return command_line(options(), a, leave=('json', 'device'), usual=usual)
 
 def load_racer(a: argparse.Namespace):
     "The network of the race, in bfloat16 unless --full."
@@ -375,12 +376,12 @@ def run(a: argparse.Namespace) -> dict:
     rows = [r for r, why in zip(a.samplers, gone) if why is None]; skipped = sorted(filter(None, gone)); print('\n'.join(skipped), end='\n' * bool(skipped))
     store = Store(a.json, dict(format=FORMAT, network=a.network, fingerprint=own, n=a.n, against=a.against, amp=not a.full)); old = store.data
     spent = old.get('core_minutes', 0.); store.data |= dict(seeds=sorted({*old.get('seeds', []), *a.seeds}), skipped=skipped, device=net.device.type, floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()), floor_n=a.n * len(a.seeds),
-        versions={**dict(torch=torch.__version__, compsamp=networks.compsamp.__version__), **{p: importlib.metadata.version(p.replace('_', '-')) for p in INSTALL if importlib.util.find_spec(p)}}, command=' && '.join(dict.fromkeys([*filter(None, old.get('command', '').split(' && ')), spoken(a)])))
-    def sums(rounds=200): lines = pooled(store, against); store.save(pooled=lines, ratios=verdicts(store, against, rounds), core_minutes=round(spent + (time.process_time() - began) / 60, 1))
+        versions={**dict(torch=torch.__version__, compsamp=networks.compsamp.__version__), **{p: importlib.metadata.version(p.replace('_', '-')) for p in INSTALL if importlib.util.find_spec(p)}}, command=commands(old.get('command', ''), spoken(a)))
+    minutes = lambda: round(spent + (time.process_time() - began) / 60, 1)
     for i, _ in enumerate(race(store, net, rows, a.nfe, a.seeds, a.finalists, a.dear, against)):
-        if i % 10 == 9: store.save(core_minutes=round(spent + (time.process_time() - began) / 60, 1))
-    sums()
-    if not a.cells: beside(store, a, rows); sums()
+        if i % 10 == 9: store.save(core_minutes=minutes())
+    store.save(pooled=pooled(store, against), ratios=verdicts(store, against), core_minutes=minutes())
+    if not a.cells: beside(store, a, rows); store.save(core_minutes=minutes())
     return store.data
 
 def beside(store: Store, a: argparse.Namespace, rows: list):
@@ -484,9 +485,8 @@ def about_skipstep(r: dict) -> list:
 
 def about_processes(psld: dict, vp: dict) -> list:
     "Rows from results/ablation.json and results/restart.json: two processes, networks of one size."
-    em, link = is_('em'), '12_splitting.ipynb#the-ablation-on-a-trained-network'; far = lambda cells, b: {v['seed']: v['frechet'] for v in cells if em(v) and v['budget'] == b}
-    g = lambda a, b, budget: [100 * (1 - x[k] / y[k]) for x, y in [(far(a, budget), far(b, budget))] for k in sorted(x) if k in y]; momentum, none = psld['cells'], vp['vp']['cells']
-    return [claim('PSLD', 'VP below PSLD at 50 (Euler-Maruyama, quadratic)', 'FID 17.72 against 19.94, 11 % (Table 5)', g(none, momentum, 50), 11, link, f', {psld["network"]} and {vp["vp"]["network"]}'), claim('PSLD', 'PSLD below VP at 100 (the same)', 'FID 7.33 against 7.45, 2 % (Table 5)', g(momentum, none, 100), 2, link)]
+    link = '12_splitting.ipynb#the-ablation-on-a-trained-network'; both = [dict(v, process=k) for k, r in (('PSLD', psld), ('VP', vp['vp'])) for v in r['cells']]; of = lambda k, b: lambda v: v['process'] == k and is_('em', 'quadratic', b)(v)
+    return [claim('PSLD', 'VP below PSLD at 50 (Euler-Maruyama, quadratic)', 'FID 17.72 against 19.94, 11 % (Table 5)', gains(both, of('VP', 50), of('PSLD', 50)), 11, link, f', {psld["network"]} and {vp["vp"]["network"]}'), claim('PSLD', 'PSLD below VP at 100 (the same)', 'FID 7.33 against 7.45, 2 % (Table 5)', gains(both, of('PSLD', 100), of('VP', 100)), 2, link)]
 
 def about_lambda(r: dict) -> list:
     "A row from results/ablation-tuning.json."
@@ -501,16 +501,6 @@ def about_modules(r: dict) -> list:
     return [claim(P, 'switched on in sampling, it improves pictures slightly', 'no figure', gains(c, on('exact'), off), 0, link, f', pairs of the same step, {r["checkpoint"]}'), claim(P, '... the module trained on roll-outs', 'a reading of the paper', gains(c, on('rollout'), off), 0, link),
             claim(P, '... on the drift of finer steps', OWN, gains(c, on('finer'), off), 0, link), claim(P, '... one factor per time, no network', OWN, gains(c, on('stretch'), off), 0, link),
             claim(P, 'it takes a network: better than one factor per time', 'implied', gains(c, on('finer'), on('stretch')), 0, link), claim(P, 'more epochs of the module cost diversity (recall lost)', 'one epoch is used', lost, 0, link)]
-
-def sooner(cells: list, arm: str, rival: str, n: int = 20) -> list:
-    "Per seed, how many times fewer steps an arm needs to be where its rival ends (between marks log-linear); 0 where it does not get there."
-    out, at = [], lambda a, s: {v['step']: v['frechet'] for v in cells if (v['arm'], v['seed'], v['nfe'], v['strength']) == (a, s, n, 0)}
-    for s in sorted({v['seed'] for v in cells}):
-        a, b = sorted(at(arm, s).items()), at(rival, s)
-        if not a or not b or a[-1][0] < max(b): continue
-        goal = b[max(b)]; ways = [math.exp(math.log(m) + (math.log(k) - math.log(m)) * (f - goal) / (f - g)) for (m, f), (k, g) in itertools.pairwise(a) if g <= goal < f]
-        out.append(max(b) / (a[0][0] if a[0][1] <= goal else min(ways)) if ways or a[0][1] <= goal else 0.)
-    return out
 
 def about_arms(r: dict) -> list:
     "Rows from results/compensation-arms.json: networks trained from the start, with compensated states and without."

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import data, forward, metrics, networks, training
-from .core import exit_code, f64, mix, per_sample, require, whole, write_json
+from .core import check_same, exit_code, f64, mix, per_sample, require, whole, write_json
 from .forward import LinearSDE, NoisePredictor, cholesky
 from .sampling import check_grid, eye, transfer
 from .training import Epsilon, draw_times, noisy
@@ -182,8 +182,7 @@ def begin(a: argparse.Namespace, images: Tensor) -> dict:
     mark = importlib.import_module('compsamp.demo').fingerprint(networks.load(a.checkpoint))
     head = dict({n: getattr(a, n) for n in RECIPE}, fingerprint=mark, pictures=len(images), data=training.fingerprint(images), device=torch.device(a.device).type, versions=dict(torch=torch.__version__))
     if not Path(a.out).exists(): return dict(head, floor=float(metrics.floor(a.n, metrics.reference('test')).mean()), trainings=[], cells=[])
-    old = json.loads(Path(a.out).read_text()); differ = {n: (old.get(n), v) for n, v in head.items() if n not in ('versions', 'device') and old.get(n) != v}
-    require(not differ, 'out', a.out, f'results of the same experiment, or a new file; these differ (there, asked): {differ}')
+    old = json.loads(Path(a.out).read_text()); check_same('out', a.out, old, {n: v for n, v in head.items() if n not in ('versions', 'device')})
     return old
 
 # %% ../nbs/09_skipstep.ipynb #b634773f
