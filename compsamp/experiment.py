@@ -204,7 +204,7 @@ def generate_and_score(
     if isinstance(labels, str):
         labels = labels_in_turn(denoiser, n)
     judged = score(drawn.x, reference or metrics.reference("test"), classifier, labels)
-    return {"evaluations": drawn.nfe, "seconds": round(drawn.seconds, 3)} | judged
+    return {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)} | judged
 
 # %% ../nbs/21_experiment.ipynb #3228cd3d
 def parameter_comments(function) -> dict:
@@ -242,8 +242,8 @@ def add_argument(parser: argparse.ArgumentParser, name: str, parameter, comment:
     options |= {"type": kind, "metavar": name.split("_")[-1].upper()}
     if choices:
         options |= {"choices": choices, "metavar": None}
-    if many:
-        options["nargs"] = "+"
+    if many:  # --seeds 1 2 and --seeds 1 --seeds 2 say the same
+        options |= {"nargs": "+", "action": "extend", "default": None}
     parser.add_argument(flag, **options)
 
 
@@ -254,7 +254,7 @@ def spell_default(value) -> str:
 
 def option_type(annotation) -> tuple:
     "(type of one word, whether there may be several, choices) of an annotation such as `list[int] | None`."
-    if isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     many = typing.get_origin(annotation) is list
     if many:
@@ -288,13 +288,15 @@ def spell_command(name: str, function, settings: dict, leave: tuple = ()) -> str
     words = [name]
     for key, parameter in inspect.signature(function).parameters.items():
         value = settings.get(key, parameter.default)
-        if key in leave or value == parameter.default:
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        usual = parameter.default
+        usual = list(usual) if isinstance(usual, list | tuple) else [usual]
+        if key in leave or several == usual:
             continue
         flag = "--" + key.replace("_", "-")
         if isinstance(value, bool):
             words.append(flag if value else "--no-" + flag[2:])
             continue
-        several = value if isinstance(value, list | tuple) else [value]
         words += [flag, *(shlex.quote(str(v)) for v in several)]
     return " ".join(words)
 
@@ -316,7 +318,8 @@ def run_command(name: str, function, argv: list | None = None) -> int:
         settings = vars(command_parser(name, function).parse_args(argv))
     except SystemExit as stop:  # argparse has spoken already: 0 after --help, else 2
         return int(stop.code or 0)
-    return exit_code(name, lambda: function(**settings))
+    given = {key: value for key, value in settings.items() if value is not None}
+    return exit_code(name, lambda: function(**given))
 
 
 def exit_code(name: str, work) -> int:

@@ -4,10 +4,10 @@
 __all__ = ['PARAMETRISATIONS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet', 'parameters',
            'network_time', 'Wrapped', 'guess', 'PredictX0', 'PredictV', 'PredictEDM', 'Denoiser', 'check_channels',
            'check_labels', 'guided', 'clipped', 'Around', 'process_card', 'find_process', 'construct', 'build', 'save',
-           'shipped', 'located', 'read_card', 'read_tensors', 'fill', 'load']
+           'weights_hash', 'shipped', 'located', 'read_card', 'read_tensors', 'fill', 'load']
 
 # %% ../nbs/04_networks.ipynb #4038d17c
-import copy, importlib, importlib.util, json, math
+import copy, hashlib, importlib, importlib.util, json, math
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -350,6 +350,14 @@ def save(folder: str | Path, network: nn.Module,
     write_json(Path(folder) / 'card.json', card)
 
 # %% ../nbs/04_networks.ipynb #b2fe08d9
+def weights_hash(denoiser) -> str:
+    "What tells a network from others: the first 12 hex digits of the SHA-256 of its weights."
+    digest = hashlib.sha256()
+    for name, value in sorted(denoiser.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
 WEIGHTS = Path(compsamp.__file__).parent / 'weights'
 
 def shipped() -> list:
