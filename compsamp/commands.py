@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'demo', 'sample', 'train', 'measure', 'bench', 'command_f
 import functools
 import importlib
 
-from .experiment import command_parser, run_command
+from .experiment import run_command
 
 COMMANDS = {  # name: (module, function)
     "compsamp_demo": ("lab.measure", "demo"),

@@ -16,63 +16,121 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import data, metrics, networks, sampling, training
-from .core import Record, affine, check_same, command_line, commands, exit_code, per_sample, require, whole, write_json
+from compsamp.core import (
+    Record,
+    affine,
+    check_same,
+    command_line,
+    commands,
+    exit_code,
+    per_sample,
+    require,
+    whole,
+    write_json,
+)
 from .forward import LinearSDE, NoisePredictor, lift
 from .sampling import DDIM, Sampler, grid, scales
 from .training import Velocity, noisy
 
 # %% ../nbs/08_compensation.ipynb #3db44f70
-READINGS = ('re-estimated', 'frozen')
+READINGS = ("re-estimated", "frozen")
+
 
 def check_strength(strength, reading: str = READINGS[0]):
     "An error unless these are a strength in [0, 1] and a reading of the weight."
-    require(isinstance(strength, (int, float)) and 0 <= strength <= 1, 'strength', strength, 'a number in [0, 1]: 0 is off, 1 puts the module in place of the estimate')
-    require(reading in READINGS, 'reading', reading, f'one of {", ".join(READINGS)}')
+    require(
+        isinstance(strength, (int, float)) and 0 <= strength <= 1,
+        "strength",
+        strength,
+        "a number in [0, 1]: 0 is off, 1 puts the module in place of the estimate",
+    )
+    require(reading in READINGS, "reading", reading, f"one of {', '.join(READINGS)}")
 
-def weights(process: LinearSDE,
-            t,                 # float or float64 `(...)`, the step's start
-            s,                 # and its end, s <= t
-            eta: float = 0.,   # of DDIM, in [0, 1]
-            reading: str = READINGS[0]) -> Tensor:
+
+def weights(
+    process: LinearSDE,
+    t,  # float or float64 `(...)`, the step's start
+    s,  # and its end, s <= t
+    eta: float = 0.0,  # of DDIM, in [0, 1]
+    reading: str = READINGS[0],
+) -> Tensor:
     "w of the compensated step, `(...)` float64: psi_s - psi_t sqrt(sigma_s^2 - v)/sigma_t if eps is re-estimated, psi_s - psi_t if it is frozen; k = 1."
-    require(process.k == 1, 'process', process, 'k = 1: the step is that of DDIM'); check_strength(1., reading); require(0 <= eta <= 1, 'eta', eta, 'in [0, 1]')
+    require(process.k == 1, "process", process, "k = 1: the step is that of DDIM")
+    check_strength(1.0, reading)
+    require(0 <= eta <= 1, "eta", eta, "in [0, 1]")
     (p, g), (q, h) = scales(process, process.checked(t, zero=False)), scales(process, s)
-    if reading == 'frozen': return q - p
+    if reading == "frozen":
+        return q - p
     v = (eta * h / g) ** 2 * process.transition(t, s)[1][..., 0, 0]
     return q - p * (h * h - v).sqrt() / g
 
 # %% ../nbs/08_compensation.ipynb #adb415ea
-def ask(module,      # C(x0hat, 1000 t): the light network, or any function
-        x: Tensor,   # estimates of the picture `(B, C, ...)`
-        t) -> Tensor:
+def ask(
+    module,  # C(x0hat, 1000 t): the light network, or any function
+    x: Tensor,  # estimates of the picture `(B, C, ...)`
+    t,
+) -> Tensor:
     "C(x, t); an error if it answers in another shape."
     y = module(x, networks.network_time(module, t, x))
-    require(y.shape == x.shape, 'module', tuple(y.shape), f'pictures of the shape asked about, {tuple(x.shape)}')
+    require(
+        y.shape == x.shape,
+        "module",
+        tuple(y.shape),
+        f"pictures of the shape asked about, {tuple(x.shape)}",
+    )
     return y
 
-def fits(card: dict,           # of a module; {} for a function without one
-         process: LinearSDE, shape):
+
+def fits(
+    card: dict,  # of a module; {} for a function without one
+    process: LinearSDE,
+    shape,
+):
     "An error unless a module was made for this process and size of picture."
-    if not card: return
-    made, now = (json.dumps(v, sort_keys=True) for v in (card['process'], networks.process_card(process))); require(made == now, 'module', made[:100], f'one trained for the process at hand, {process}')
-    require(shape is None or list(card['shape']) == list(shape), 'module', tuple(card['shape']), f'one trained for pictures of the size at hand, {shape and tuple(shape)}')
+    if not card:
+        return
+    made, now = (
+        json.dumps(v, sort_keys=True) for v in (card["process"], networks.process_card(process))
+    )
+    require(made == now, "module", made[:100], f"one trained for the process at hand, {process}")
+    require(
+        shape is None or list(card["shape"]) == list(shape),
+        "module",
+        tuple(card["shape"]),
+        f"one trained for pictures of the size at hand, {shape and tuple(shape)}",
+    )
 
 # %% ../nbs/08_compensation.ipynb #b22a1c0c
 class Compensated(networks.Around):
     "A denoiser whose estimate x0hat is moved a share `strength` of the way to C(x0hat, t): any sampler on it is compensated."
-    def __init__(self, denoiser: NoisePredictor, module,  # C(x0hat, 1000 t)
-                 strength: float = 1.):                   # in [0, 1]; at 0 the module is never called
-        super().__init__(denoiser); check_strength(strength); require(callable(module), 'module', module, 'a network or a function', TypeError)
-        fits(getattr(module, 'card', {}), denoiser.process, getattr(denoiser, 'shape', None)); self.module, self.strength = module, strength
-    def to(self, device) -> 'Compensated':
+
+    def __init__(
+        self,
+        denoiser: NoisePredictor,
+        module,  # C(x0hat, 1000 t)
+        strength: float = 1.0,
+    ):  # in [0, 1]; at 0 the module is never called
+        super().__init__(denoiser)
+        check_strength(strength)
+        require(callable(module), "module", module, "a network or a function", TypeError)
+        fits(getattr(module, "card", {}), denoiser.process, getattr(denoiser, "shape", None))
+        self.module = module
+        self.strength = strength
+
+    def to(self, device) -> "Compensated":
         "Move both networks."
-        if isinstance(self.module, nn.Module): self.module.to(device)
+        if isinstance(self.module, nn.Module):
+            self.module.to(device)
         return super().to(device)
+
     def predict(self, z, t):
         "eps - strength L^-1 mu (C(x0hat) - x0hat): the noise that goes with the compensated estimate; the module is not counted."
         e = self.inner.predict(z, t)
-        if not self.strength: return e
-        x = self.inner.data_from(z, e, t); mu, L = self.process.marginal(t)[0], self.process.factor(t)
+        if not self.strength:
+            return e
+        x = self.inner.data_from(z, e, t)
+        mu = self.process.marginal(t)[0]
+        L = self.process.factor(t)
         u = torch.linalg.solve_triangular(L, mu[..., None], upper=False)[..., 0]
         return e - lift(self.strength * u, ask(self.module, x, t) - x)
 
@@ -80,35 +138,70 @@ class Compensated(networks.Around):
 @dataclass(frozen=True)
 class CompensatedDDIM(Sampler):
     "DDIM's step plus strength w (C(x0hat) - x0hat), in either reading of w; on the plain denoiser. The last denoise is left alone."
-    module: object = field(repr=False, compare=False)   # C(x0hat, 1000 t)
-    strength: float = 1.                                # in [0, 1]
-    reading: str = 'frozen'                             # or 're-estimated'
-    eta: float = 0.                                     # of DDIM, in [0, 1]
+
+    module: object = field(repr=False, compare=False)  # C(x0hat, 1000 t)
+    strength: float = 1.0  # in [0, 1]
+    reading: str = "frozen"  # or 're-estimated'
+    eta: float = 0.0  # of DDIM, in [0, 1]
     k: ClassVar[int] = 1
-    def __post_init__(self): check_strength(self.strength, self.reading); DDIM(self.eta); require(callable(self.module), 'module', self.module, 'a network or a function', TypeError)
+
+    def __post_init__(self):
+        check_strength(self.strength, self.reading)
+        DDIM(self.eta)
+        require(callable(self.module), "module", self.module, "a network or a function", TypeError)
+
     @property
-    def draws(self): "1 if eta > 0."; return int(self.eta > 0)
+    def draws(self):
+        "1 if eta > 0."
+        return int(self.eta > 0)
+
     def prepare(self, process, times):
         "DDIM's a, b, c; x0hat = x z + y eps; and the weight w times strength."
-        fits(getattr(self.module, 'card', {}), process, None); psi, sigma = scales(process, times[:-1]); w = self.strength * weights(process, times[:-1], times[1:], self.eta, self.reading)
-        rows = zip(DDIM(self.eta).prepare(process, times), (1 / psi).tolist(), (-sigma / psi).tolist(), w.tolist())
+        fits(getattr(self.module, "card", {}), process, None)
+        psi, sigma = scales(process, times[:-1])
+        w = self.strength * weights(process, times[:-1], times[1:], self.eta, self.reading)
+        rows = zip(
+            DDIM(self.eta).prepare(process, times),
+            (1 / psi).tolist(),
+            (-sigma / psi).tolist(),
+            w.tolist(),
+        )
         return [Record(**vars(r), x=x, y=y, w=w) for r, x, y, w in rows]
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one call of the module (none at strength 0), one draw if eta > 0."
-        e = denoiser.eps(z, r.t); new = affine(r.a, z, r.b, e)
-        if self.strength: x = affine(r.x, z, r.y, e); new = torch.add(new, ask(self.module, x, r.t) - x, alpha=r.w)
+        e = denoiser.eps(z, r.t)
+        new = affine(r.a, z, r.b, e)
+        if self.strength:
+            x = affine(r.x, z, r.y, e)
+            new = torch.add(new, ask(self.module, x, r.t) - x, alpha=r.w)
         return (torch.add(new, draw(), alpha=r.c) if self.eta else new), None
 
 # %% ../nbs/08_compensation.ipynb #8845b677
-def hop(process: LinearSDE, z: Tensor, e: Tensor,  # states `(B, ...)` and their noise
-        t: Tensor, s: Tensor,                      # from and to, `(B,)`
-        module=None, strength: float = 1., reading: str = READINGS[0]) -> Tensor:
+def hop(
+    process: LinearSDE,
+    z: Tensor,
+    e: Tensor,  # states `(B, ...)` and their noise
+    t: Tensor,
+    s: Tensor,  # from and to, `(B,)`
+    module=None,
+    strength: float = 1.0,
+    reading: str = READINGS[0],
+) -> Tensor:
     "One step of DDIM (eta = 0), compensated if there is a module, every state between times of its own; k = 1."
-    (p, g), (q, h) = scales(process, t), scales(process, s); col = lambda v: v[:, None, None]
+    (p, g), (q, h) = scales(process, t), scales(process, s)
+
+    def col(v):
+        return v[:, None, None]
+
     new = affine(col(q / p), z, col(h - q / p * g), e)
-    if module is None or not strength: return new
+    if module is None or not strength:
+        return new
     x = estimate(process, z, e, t)
-    return new + per_sample(strength * weights(process, t, s, 0., reading), z) * (ask(module, x, t) - x)
+    return new + per_sample(strength * weights(process, t, s, 0.0, reading), z) * (
+        ask(module, x, t) - x
+    )
+
 
 def estimate(process: LinearSDE, z: Tensor, e: Tensor, t: Tensor) -> Tensor:
     "x0hat = (z - sigma e)/psi; k = 1."
@@ -116,108 +209,249 @@ def estimate(process: LinearSDE, z: Tensor, e: Tensor, t: Tensor) -> Tensor:
     return affine((1 / psi)[:, None, None], z, (-sigma / psi)[:, None, None], e)
 
 # %% ../nbs/08_compensation.ipynb #29cf6d02
-PAIRS = ('exact', 'rollout', 'finer')
+PAIRS = ("exact", "rollout", "finer")
+
 
 @dataclass(frozen=True, eq=False)
 class ModuleObjective:
     "What a module learns: mean |C(x0hat, t) - target|^2, x0hat from the frozen main network on its own grid. An objective for `Trainer`; k = 1."
+
     main: NoisePredictor = field(repr=False)  # frozen
-    pairs: str = 'rollout'   # x0hat from q(x_t | x0) ('exact'), or `steps` DDIM steps further ('rollout'), target x0; or target 'finer', eq. 9
-    points: int = 20         # of the uniform grid
-    steps: int = 1           # length of the roll-out, or finer steps within one of the grid
-    network: str = ''        # fingerprint of the main network; found, if left empty
+    pairs: str = "rollout"  # x0hat from q(x_t | x0) ('exact'), or `steps` DDIM steps further ('rollout'), target x0; or target 'finer', eq. 9
+    points: int = 20  # of the uniform grid
+    steps: int = 1  # length of the roll-out, or finer steps within one of the grid
+    network: str = ""  # fingerprint of the main network; found, if left empty
+
     def __post_init__(self):
-        require(self.main.process.k == 1, 'process', self.main.process, 'k = 1: the roll-outs are DDIM\'s'); require(self.pairs in PAIRS, 'pairs', self.pairs, f'one of {", ".join(PAIRS)}')
-        require(whole(self.points) and self.points >= 2, 'points', self.points, 'a whole number, at least 2'); least = 1 + (self.pairs == 'finer')
-        require(whole(self.steps) and least <= self.steps and (self.pairs == 'finer' or self.steps < self.points), 'steps', self.steps, f'a whole number, at least {least}' + ('' if self.pairs == 'finer' else f', below points = {self.points}'))
-        if not self.network and hasattr(self.main, 'network'): object.__setattr__(self, 'network', mark(self.main))
+        require(
+            self.main.process.k == 1,
+            "process",
+            self.main.process,
+            "k = 1: the roll-outs are DDIM's",
+        )
+        require(self.pairs in PAIRS, "pairs", self.pairs, f"one of {', '.join(PAIRS)}")
+        require(
+            whole(self.points) and self.points >= 2,
+            "points",
+            self.points,
+            "a whole number, at least 2",
+        )
+        least = 1 + (self.pairs == "finer")
+        require(
+            whole(self.steps)
+            and least <= self.steps
+            and (self.pairs == "finer" or self.steps < self.points),
+            "steps",
+            self.steps,
+            f"a whole number, at least {least}"
+            + ("" if self.pairs == "finer" else f", below points = {self.points}"),
+        )
+        if not self.network and hasattr(self.main, "network"):
+            object.__setattr__(self, "network", mark(self.main))
+
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar; the main network is asked without labels, as pictures are drawn."
-        require(process == self.main.process, 'process', process, f'that of the main network, {self.main.process}')
+        require(
+            process == self.main.process,
+            "process",
+            process,
+            f"that of the main network, {self.main.process}",
+        )
         x, target, t = self.draw(x0, dice)
         return (net(x, networks.network_time(net, t, x)).float() - target).square().mean()
+
     @torch.no_grad()
     def draw(self, x0: Tensor, dice):
         "Estimates, what they should be, and the times they belong to."
-        p, d, far = self.main.process, self.main, dict(exact=0, rollout=self.steps, finer=1)[self.pairs]; times = grid(p, self.points)
-        i = (dice.uniform(len(x0)) * (self.points - far)).long(); t = times[i]; z = noisy(p, x0, t, dice.normal(x0.shape)); e = d.predict(z, t)
-        if self.pairs == 'finer': return estimate(p, z, e, t), self.finer(z, e, t, times[i + 1]), t
-        for j in range(far): z = hop(p, z, e, t, times[i + j + 1]); t = times[i + j + 1]; e = d.predict(z, t)
+        p = self.main.process
+        d = self.main
+        far = dict(exact=0, rollout=self.steps, finer=1)[self.pairs]
+        times = grid(p, self.points)
+        i = (dice.uniform(len(x0)) * (self.points - far)).long()
+        t = times[i]
+        z = noisy(p, x0, t, dice.normal(x0.shape))
+        e = d.predict(z, t)
+        if self.pairs == "finer":
+            return estimate(p, z, e, t), self.finer(z, e, t, times[i + 1]), t
+        for j in range(far):
+            z = hop(p, z, e, t, times[i + j + 1])
+            t = times[i + j + 1]
+            e = d.predict(z, t)
         return estimate(p, z, e, t), x0, t
+
     def finer(self, z, e, t, s):
         "The x0 with which one step of DDIM from t to s lands where `steps` of them land (Salimans and Ho 2022, App. G)."
-        p = self.main.process; y, u = z, t
+        p = self.main.process
+        y, u = z, t
         for j in range(self.steps):
-            if j: e = self.main.predict(y, u)
-            v = t + (s - t) * (j + 1) / self.steps; y = hop(p, y, e, u, v); u = v
-        w = weights(p, t, s); ratio = scales(p, s)[1] / scales(p, t)[1]
+            if j:
+                e = self.main.predict(y, u)
+            v = t + (s - t) * (j + 1) / self.steps
+            y = hop(p, y, e, u, v)
+            u = v
+        w = weights(p, t, s)
+        ratio = scales(p, s)[1] / scales(p, t)[1]
         return (y - per_sample(ratio, z) * z) / per_sample(w, z)
 
 # %% ../nbs/08_compensation.ipynb #b14e3ba8
-SHARE = .15   # of the main network's parameters and time, at most
+SHARE = 0.15  # of the main network's parameters and time, at most
+
 
 class LightUNet(networks.UNet):
     "C(x, 1000 t): the estimate x plus a correction by a small U-Net that sees it in patches; untrained, the identity."
-    def __init__(self, channels: int = 1,    # of the picture
-                 width: int = 8,             # a multiple of 8
-                 mults: tuple = (1, 1),      # width multiplier per resolution
-                 patch: int = 4,             # pixels along a patch; divides the picture's sides
-                 depth: int = 1):
-        require(whole(patch) and patch >= 1, 'patch', patch, 'a whole number, at least 1'); super().__init__(channels * patch ** 2, width, mults, depth, (), 0)
-        self.config, self.patch, self.card = dict(channels=channels, width=width, mults=list(mults), patch=patch, depth=depth), patch, {}
+
+    def __init__(
+        self,
+        channels: int = 1,  # of the picture
+        width: int = 8,  # a multiple of 8
+        mults: tuple = (1, 1),  # width multiplier per resolution
+        patch: int = 4,  # pixels along a patch; divides the picture's sides
+        depth: int = 1,
+    ):
+        require(whole(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
+        super().__init__(channels * patch**2, width, mults, depth, (), 0)
+        self.config = dict(
+            channels=channels, width=width, mults=list(mults), patch=patch, depth=depth
+        )
+        self.patch = patch
+        self.card = {}
         self.channels = self.channels_out = channels
+
     def forward(self, x, t, labels=None):
         "x `(B, channels, H, W)` and 1000 * time `(B,)` to x + correction."
-        p = self.patch; require(x.dim() == 4 and x.shape[1] == self.channels and not (x.shape[2] % p or x.shape[3] % p), 'x', tuple(x.shape), f'shape (B, {self.channels}, H, W), sides divisible by patch = {p}')
+        p = self.patch
+        require(
+            x.dim() == 4 and x.shape[1] == self.channels and not (x.shape[2] % p or x.shape[3] % p),
+            "x",
+            tuple(x.shape),
+            f"shape (B, {self.channels}, H, W), sides divisible by patch = {p}",
+        )
         return x + fn.pixel_shuffle(super().forward(fn.pixel_unshuffle(x, p), t), p)
 
 # %% ../nbs/08_compensation.ipynb #dcc507e1
 def mark(denoiser) -> str:
     "What tells the main network from others: the first 12 hex digits of the SHA-256 of its weights."
-    return importlib.import_module('compsamp.demo').fingerprint(denoiser)
+    return importlib.import_module("compsamp.demo").fingerprint(denoiser)
 
-def light(denoiser: networks.Denoiser, width: int = 8, mults: tuple = (1, 1), patch: int = 4,
-          seed: int = 0) -> LightUNet:
+
+def light(
+    denoiser: networks.Denoiser,
+    width: int = 8,
+    mults: tuple = (1, 1),
+    patch: int = 4,
+    seed: int = 0,
+) -> LightUNet:
     "An untrained module for a network, with a card; ValueError if it has more than `SHARE` of the network's parameters."
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); m = LightUNet(denoiser.shape[0], width, mults, patch)
-    n, most = networks.parameters(m), int(SHARE * networks.parameters(denoiser.network))
-    require(n <= most, 'width, mults', (width, tuple(mults)), f'at most {most:,} parameters, {SHARE:.0%} of the network\'s; this module has {n:,}')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        m = LightUNet(denoiser.shape[0], width, mults, patch)
+    n = networks.parameters(m)
+    most = int(SHARE * networks.parameters(denoiser.network))
+    require(
+        n <= most,
+        "width, mults",
+        (width, tuple(mults)),
+        f"at most {most:,} parameters, {SHARE:.0%} of the network's; this module has {n:,}",
+    )
     m.card = new_card(denoiser)
     return m.eval().to(denoiser.device)
 
+
 def new_card(denoiser: networks.Denoiser, **more) -> dict:
     "The card of a module for a network: process, size of picture, the network's mark."
-    return dict(process=networks.process_card(denoiser.process), shape=list(denoiser.shape), module=dict(main=mark(denoiser), epochs=0., **more))
+    return dict(
+        process=networks.process_card(denoiser.process),
+        shape=list(denoiser.shape),
+        module=dict(main=mark(denoiser), epochs=0.0, **more),
+    )
+
 
 @torch.no_grad()
 def price(denoiser: NoisePredictor, module, batch: int = 64, repeats: int = 9) -> dict:
     "One evaluation, plain and compensated in turn, in seconds (of the processor, on a CPU), and the two ratios, of time and of parameters; medians over `repeats` pairs."
-    clock = time.process_time if denoiser.device.type == 'cpu' else time.perf_counter; z, took = torch.zeros(batch, *denoiser.shape, device=denoiser.device), {0.: [], 1.: []}
+    clock = time.process_time if denoiser.device.type == "cpu" else time.perf_counter
+    z = torch.zeros(batch, *denoiser.shape, device=denoiser.device)
+    took = {0.0: [], 1.0: []}
     for _, strength in itertools.product(range(repeats + 1), took):
-        d = Compensated(denoiser, module, strength); began = clock(); float(d.predict(z, denoiser.process.T / 2).sum()); took[strength].append(clock() - began)
-    plain, both = (torch.tensor(v[1:]) for v in took.values()); n = networks.parameters(module) / networks.parameters(denoiser.network)
-    return dict(plain=float(plain.median()), compensated=float(both.median()), time=float((both / plain).median()), parameters=n)
+        d = Compensated(denoiser, module, strength)
+        began = clock()
+        float(d.predict(z, denoiser.process.T / 2).sum())
+        took[strength].append(clock() - began)
+    plain, both = (torch.tensor(v[1:]) for v in took.values())
+    n = networks.parameters(module) / networks.parameters(denoiser.network)
+    return dict(
+        plain=float(plain.median()),
+        compensated=float(both.median()),
+        time=float((both / plain).median()),
+        parameters=n,
+    )
 
 # %% ../nbs/08_compensation.ipynb #fd3ddbe8
-KINDS = dict(LightUNet=LightUNet)   # of modules that can be loaded; another one is added below
+KINDS = dict(LightUNet=LightUNet)  # of modules that can be loaded; another one is added below
+
 
 def save_module(folder: str | Path, module: nn.Module, **more):
     "Write weights and card, atomically; `more` goes into the card."
-    require(bool(module.card), 'module', 'no card', 'one made by `light`, `fit_stretch` or `load_module`')
-    networks.save(folder, module, dict(module.card, network=dict(kind=type(module).__name__, config=module.config, parameters=networks.parameters(module)), **more))
+    require(
+        bool(module.card),
+        "module",
+        "no card",
+        "one made by `light`, `fit_stretch` or `load_module`",
+    )
+    networks.save(
+        folder,
+        module,
+        dict(
+            module.card,
+            network=dict(
+                kind=type(module).__name__,
+                config=module.config,
+                parameters=networks.parameters(module),
+            ),
+            **more,
+        ),
+    )
 
-def load_module(folder: str | Path,        # written by `save_module` or by a `Trainer`; or the name of one that comes with the package
-                denoiser=None,             # the network it shall serve; None: not compared
-                device: str | None = 'cpu') -> nn.Module:
+
+def load_module(
+    folder: str
+    | Path,  # written by `save_module` or by a `Trainer`; or the name of one that comes with the package
+    denoiser=None,  # the network it shall serve; None: not compared
+    device: str | None = "cpu",
+) -> nn.Module:
     "A trained module; ValueError if it is damaged, or made for another process, size of picture or network."
-    folder = networks.located(folder); require((folder / 'card.json').is_file(), 'module', str(folder), 'the folder of a compensation module, with card.json', FileNotFoundError); card = networks.read_card(folder); kind = card['network'].get('kind')
-    made = KINDS.get(kind); require(made is not None and isinstance(card.get('module'), dict), 'module', str(folder), f'the folder of a compensation module; this is a {kind}')
-    m = networks.construct(made, card['network'])
+    folder = networks.located(folder)
+    require(
+        (folder / "card.json").is_file(),
+        "module",
+        str(folder),
+        "the folder of a compensation module, with card.json",
+        FileNotFoundError,
+    )
+    card = networks.read_card(folder)
+    kind = card["network"].get("kind")
+    made = KINDS.get(kind)
+    require(
+        made is not None and isinstance(card.get("module"), dict),
+        "module",
+        str(folder),
+        f"the folder of a compensation module; this is a {kind}",
+    )
+    m = networks.construct(made, card["network"])
     if denoiser is not None:
-        fits(card, denoiser.process, denoiser.shape); main = card['module'].get('main')
-        require(main == mark(denoiser), 'module', str(folder), f'one trained on this network, {mark(denoiser)}; it was trained on {main}')
-    path = folder / card.get('weights', 'weights.safetensors'); networks.fill(m, networks.read_tensors(path, list(m.state_dict())), path); m.card = card
+        fits(card, denoiser.process, denoiser.shape)
+        main = card["module"].get("main")
+        require(
+            main == mark(denoiser),
+            "module",
+            str(folder),
+            f"one trained on this network, {mark(denoiser)}; it was trained on {main}",
+        )
+    path = folder / card.get("weights", "weights.safetensors")
+    networks.fill(m, networks.read_tensors(path, list(m.state_dict())), path)
+    m.card = card
     return m.eval().requires_grad_(False).to(training.pick_device(device))
+
 
 def with_module(denoiser: NoisePredictor, name: str | Path) -> NoisePredictor:
     "The denoiser compensated by the module of that name, or in that folder; '': as it is."
@@ -226,92 +460,192 @@ def with_module(denoiser: NoisePredictor, name: str | Path) -> NoisePredictor:
 # %% ../nbs/08_compensation.ipynb #5ca64304
 class Stretch(nn.Module):
     "C(x, 1000 t) = x + f(t) (x - mean): one number per time and no network; linear between the times of the fit. Not fitted, the identity."
+
     on_host = True
-    def __init__(self, shape: tuple,      # of one picture
-                 points: int):            # how many times
-        super().__init__(); self.config, self.card = dict(shape=list(shape), points=points), {}
-        for n, v in dict(times=torch.arange(points) / points, factors=torch.zeros(points), mean=torch.zeros(tuple(shape))).items(): self.register_buffer(n, v.float())
+
+    def __init__(
+        self,
+        shape: tuple,  # of one picture
+        points: int,
+    ):  # how many times
+        super().__init__()
+        self.config = dict(shape=list(shape), points=points)
+        self.card = {}
+        for n, v in dict(
+            times=torch.arange(points) / points,
+            factors=torch.zeros(points),
+            mean=torch.zeros(tuple(shape)),
+        ).items():
+            self.register_buffer(n, v.float())
+
     def forward(self, x, t, labels=None):
         "x `(B, C, ...)` and 1000 * time `(B,)` to x + f (x - mean)."
-        u, (f, at) = (t / 1000).cpu().double().contiguous(), (v.cpu().double() for v in (self.factors, self.times))
-        i = torch.searchsorted(at, u).clamp(1, len(at) - 1); share = ((u - at[i - 1]) / (at[i] - at[i - 1])).clamp(0, 1)
+        u, (f, at) = (
+            (t / 1000).cpu().double().contiguous(),
+            (v.cpu().double() for v in (self.factors, self.times)),
+        )
+        i = torch.searchsorted(at, u).clamp(1, len(at) - 1)
+        share = ((u - at[i - 1]) / (at[i] - at[i - 1])).clamp(0, 1)
         return x + per_sample(torch.lerp(f[i - 1], f[i], share), x) * (x - self.mean)
 
-KINDS['Stretch'] = Stretch
+
+KINDS["Stretch"] = Stretch
+
 
 @torch.no_grad()
-def fit_stretch(objective: ModuleObjective,  # whose pairs: 'finer', as a rule
-                images: Tensor,              # `(n, C, H, W)`, uint8 or in [-1, 1]
-                n: int = 2000, batch: int = 100, seed: int = 0) -> Stretch:
+def fit_stretch(
+    objective: ModuleObjective,  # whose pairs: 'finer', as a rule
+    images: Tensor,  # `(n, C, H, W)`, uint8 or in [-1, 1]
+    n: int = 2000,
+    batch: int = 100,
+    seed: int = 0,
+) -> Stretch:
     "The factors of eq. 10 on the pairs of n pictures; for a network with a mark, with a card."
-    d, device = objective.main, getattr(objective.main, 'device', images.device); x0 = data.to_model(images[:n]) if images.dtype == torch.uint8 else images[:n]; far = grid(d.process, objective.points)[:-1].flip(0)
-    require(len(x0) >= 2 * len(far), 'images', len(x0), f'at least {2 * len(far)}, two for each time'); m = Stretch(x0.shape[1:], len(far)); m.times.copy_(far); m.mean.copy_(x0.mean(0)); up, down = torch.zeros(2, len(far), dtype=torch.float64)
+    d = objective.main
+    device = getattr(objective.main, "device", images.device)
+    x0 = data.to_model(images[:n]) if images.dtype == torch.uint8 else images[:n]
+    far = grid(d.process, objective.points)[:-1].flip(0)
+    require(
+        len(x0) >= 2 * len(far), "images", len(x0), f"at least {2 * len(far)}, two for each time"
+    )
+    m = Stretch(x0.shape[1:], len(far))
+    m.times.copy_(far)
+    m.mean.copy_(x0.mean(0))
+    up, down = torch.zeros(2, len(far), dtype=torch.float64)
     for i in range(0, len(x0), batch):
-        x, y, t = objective.draw(x0[i:i + batch].to(device), training.Dice(seed, i, device)); w, c = ((v.double().flatten(1)).cpu() for v in (x - m.mean.to(x.device), y - x)); at = torch.searchsorted(far, t.cpu() - 1e-9).clamp(max=len(far) - 1)
-        up.index_add_(0, at, (w * c).sum(1)); down.index_add_(0, at, (w * w).sum(1))
+        x, y, t = objective.draw(x0[i : i + batch].to(device), training.Dice(seed, i, device))
+        w, c = ((v.double().flatten(1)).cpu() for v in (x - m.mean.to(x.device), y - x))
+        at = torch.searchsorted(far, t.cpu() - 1e-9).clamp(max=len(far) - 1)
+        up.index_add_(0, at, (w * c).sum(1))
+        down.index_add_(0, at, (w * w).sum(1))
     m.factors.copy_(up / down.clamp(min=1e-12))
-    if objective.network: m.card = new_card(d, pairs=objective.pairs, points=objective.points, pictures=len(x0))
+    if objective.network:
+        m.card = new_card(d, pairs=objective.pairs, points=objective.points, pictures=len(x0))
     return m.eval().to(device)
 
 # %% ../nbs/08_compensation.ipynb #335dc089
-STATES, ERRORS = ('plain', 'one-step', 'persistent'), ('v', 'x0')
+STATES = ("plain", "one-step", "persistent")
+ERRORS = ("v", "x0")
+
 
 @dataclass(frozen=True)
 class Compensation(Velocity):
     "Train the main network at the times of a sampling grid, on states that compensated steps lead to. k = 1; for a network that predicts v or x0 (the error of x0 near T is hard on one that predicts eps)."
-    states: str = 'one-step'      # 'plain': from q(x_t | x0); 'one-step': one compensated step further; 'persistent': each picture keeps its state
-    points: int = 100             # T: training times and sampling points alike
-    module: str = ''              # folder of a frozen module; '': the sampler's own steps
-    strength: float = 1.
+
+    states: str = "one-step"  # 'plain': from q(x_t | x0); 'one-step': one compensated step further; 'persistent': each picture keeps its state
+    points: int = 100  # T: training times and sampling points alike
+    module: str = ""  # folder of a frozen module; '': the sampler's own steps
+    strength: float = 1.0
     reading: str = READINGS[0]
-    error: str = 'v'              # the mean square of which error is the loss: of v, or of x0 (the paper's)
+    error: str = "v"  # the mean square of which error is the loss: of v, or of x0 (the paper's)
+
     def __post_init__(self):
-        require(self.error in ERRORS, 'error', self.error, f'one of {", ".join(ERRORS)}'); require(self.states in STATES, 'states', self.states, f'one of {", ".join(STATES)}'); require(whole(self.points) and self.points >= 2, 'points', self.points, 'a whole number, at least 2')
-        check_strength(self.strength, self.reading); object.__setattr__(self, 'held', weakref.WeakKeyDictionary()); object.__setattr__(self, 'loaded', load_module(self.module) if self.module else None)
+        require(self.error in ERRORS, "error", self.error, f"one of {', '.join(ERRORS)}")
+        require(self.states in STATES, "states", self.states, f"one of {', '.join(STATES)}")
+        require(
+            whole(self.points) and self.points >= 2,
+            "points",
+            self.points,
+            "a whole number, at least 2",
+        )
+        check_strength(self.strength, self.reading)
+        object.__setattr__(self, "held", weakref.WeakKeyDictionary())
+        object.__setattr__(self, "loaded", load_module(self.module) if self.module else None)
+
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
-        require(process.k == 1, 'process', process, 'k = 1: the steps are DDIM\'s'); times, i = grid(process, self.points), (dice.uniform(len(x0)) * self.points).long()
-        if self.states == 'persistent': return self.persist(net, process, x0, labels, dice, times, i)
-        near = (i - int(self.states == 'one-step')).clamp(min=0); z = noisy(process, x0, times[near], dice.normal(x0.shape))
-        if self.states == 'one-step':
-            with torch.no_grad(): e = net(z, networks.network_time(net, times[near], z), labels).float(); z = torch.where(per_sample(i > near, z) > 0, self.move(process, z, e, times[near], times[i]), z)
+        require(process.k == 1, "process", process, "k = 1: the steps are DDIM's")
+        times = grid(process, self.points)
+        i = (dice.uniform(len(x0)) * self.points).long()
+        if self.states == "persistent":
+            return self.persist(net, process, x0, labels, dice, times, i)
+        near = (i - int(self.states == "one-step")).clamp(min=0)
+        z = noisy(process, x0, times[near], dice.normal(x0.shape))
+        if self.states == "one-step":
+            with torch.no_grad():
+                e = net(z, networks.network_time(net, times[near], z), labels).float()
+                z = torch.where(
+                    per_sample(i > near, z) > 0, self.move(process, z, e, times[near], times[i]), z
+                )
         return self.loss(net, process, z, x0, labels, times[i])[0]
+
     def move(self, process, z, e, t, s):
         "A compensated step; the module goes where the states are."
-        if self.loaded is not None: fits(self.loaded.card, process, z.shape[1:]); self.loaded.to(z.device)
+        if self.loaded is not None:
+            fits(self.loaded.card, process, z.shape[1:])
+            self.loaded.to(z.device)
         return hop(process, z, e, t, s, self.loaded, self.strength, self.reading)
+
     def weight(self, process, t, x0):
         "From the error of eps to that of x0 or of v."
-        if self.error == 'v': return super().weight(process, t, x0)
-        psi, sigma = scales(process, t); return per_sample(sigma / psi, x0)
+        if self.error == "v":
+            return super().weight(process, t, x0)
+        psi, sigma = scales(process, t)
+        return per_sample(sigma / psi, x0)
+
     def loss(self, net, process, z, x0, labels, t):
         "Mean square error at states z that belong to x0, and the prediction of eps."
-        psi, sigma = scales(process, t); target = (z - per_sample(psi, z) * x0) / per_sample(sigma, z)
+        psi, sigma = scales(process, t)
+        target = (z - per_sample(psi, z) * x0) / per_sample(sigma, z)
         e = net(z, networks.network_time(net, t, z), labels).float()
         return (self.weight(process, t, x0) * (e - target)).square().mean(), e.detach()
+
     def persist(self, net, process, x0, labels, dice, times, i):
         "Every place in the batch holds a picture until its state reaches the end of the grid; then it takes the new one."
-        h = self.held.get(net); noise = dice.normal(x0.shape); draw = lambda i: noisy(process, x0, times[i], noise)
-        if h is None or h['x'].shape != x0.shape: h = dict(x=x0, z=draw(i), i=i, y=labels)
+        h = self.held.get(net)
+        noise = dice.normal(x0.shape)
+
+        def draw(i):
+            return noisy(process, x0, times[i], noise)
+
+        if h is None or h["x"].shape != x0.shape:
+            h = dict(x=x0, z=draw(i), i=i, y=labels)
         else:
-            new = h['i'] >= self.points; at = per_sample(new, x0) > 0; pick = lambda a, b: None if b is None else torch.where(new.to(b.device), b, a)
-            h = dict(x=torch.where(at, x0, h['x']), z=torch.where(at, draw(torch.zeros_like(i)), h['z']), i=torch.where(new, 0, h['i']), y=pick(h['y'], labels))
-        t = times[h['i']]; loss, e = self.loss(net, process, h['z'], h['x'], h['y'], t); go = h['i'] + 1 < self.points; s = times[(h['i'] + 1).clamp(max=self.points - 1)]
-        with torch.no_grad(): z = torch.where(per_sample(go, x0) > 0, self.move(process, h['z'], e, t, torch.where(go, s, t)), h['z'])
-        self.held[net] = dict(h, z=z, i=h['i'] + 1)
+            new = h["i"] >= self.points
+            at = per_sample(new, x0) > 0
+
+            def pick(a, b):
+                return None if b is None else torch.where(new.to(b.device), b, a)
+
+            h = dict(
+                x=torch.where(at, x0, h["x"]),
+                z=torch.where(at, draw(torch.zeros_like(i)), h["z"]),
+                i=torch.where(new, 0, h["i"]),
+                y=pick(h["y"], labels),
+            )
+        t = times[h["i"]]
+        loss, e = self.loss(net, process, h["z"], h["x"], h["y"], t)
+        go = h["i"] + 1 < self.points
+        s = times[(h["i"] + 1).clamp(max=self.points - 1)]
+        with torch.no_grad():
+            z = torch.where(
+                per_sample(go, x0) > 0,
+                self.move(process, h["z"], e, t, torch.where(go, s, t)),
+                h["z"],
+            )
+        self.held[net] = dict(h, z=z, i=h["i"] + 1)
         return loss
+
 
 OBJECTIVES = dict(compensation=Compensation)
 
 # %% ../nbs/08_compensation.ipynb #ad7e3fe2
 @torch.no_grad()
-def term(denoiser: NoisePredictor, module, x0: Tensor,  # pictures `(n, C, H, W)`
-         times: Tensor,                                 # falling grid
-         reading: str = READINGS[0], seed: int = 0) -> Tensor:
+def term(
+    denoiser: NoisePredictor,
+    module,
+    x0: Tensor,  # pictures `(n, C, H, W)`
+    times: Tensor,  # falling grid
+    reading: str = READINGS[0],
+    seed: int = 0,
+) -> Tensor:
     "RMS of w (C(x0hat) - x0hat) in each step of a grid, `(len(times) - 1,)`: states from q(x_t | x0), strength 1; k = 1."
-    p, dice, size = denoiser.process, training.Dice(seed, 0, x0.device), []
-    for t, w in zip(times[:-1], weights(p, times[:-1], times[1:], 0., reading)):
-        z = noisy(p, x0, t.expand(len(x0)), dice.normal(x0.shape)); x = denoiser.data_from(z, denoiser.predict(z, float(t)), float(t))
+    p = denoiser.process
+    dice = training.Dice(seed, 0, x0.device)
+    size = []
+    for t, w in zip(times[:-1], weights(p, times[:-1], times[1:], 0.0, reading)):
+        z = noisy(p, x0, t.expand(len(x0)), dice.normal(x0.shape))
+        x = denoiser.data_from(z, denoiser.predict(z, float(t)), float(t))
         size.append(float(w) * float((ask(module, x, float(t)) - x).square().mean().sqrt()))
     return torch.tensor(size, dtype=torch.float64)
 
@@ -319,155 +653,453 @@ def term(denoiser: NoisePredictor, module, x0: Tensor,  # pictures `(n, C, H, W)
 @dataclass(frozen=True)
 class Arm:
     "One way to train a main network from scratch."
-    states: str = 'plain'      # of `Compensation`, once the first steps are over
-    points: int = 100          # T
-    module: bool = False       # train a module on the network after its first steps, and freeze it
-    larger: bool = False       # give the module's parameters to the network instead: `Larger`
-    error: str = 'x0'
-    def objective(self, module: str | Path = '', late: bool = True) -> Compensation:
-        "What the network is trained on, before and after the module is there."
-        return Compensation(self.states if late else 'plain', self.points, str(module) if late and self.module else '', error=self.error)
 
-ARMS = {'T = 1000': Arm(points=1000), 'T = 100': Arm(module=True), 'T = 100, larger': Arm(larger=True), 'one step': Arm('one-step', module=True),
-        'persistent': Arm('persistent', module=True), 'one step, no module': Arm('one-step'), 'T = 1000, v': Arm(points=1000, error='v')}
+    states: str = "plain"  # of `Compensation`, once the first steps are over
+    points: int = 100  # T
+    module: bool = False  # train a module on the network after its first steps, and freeze it
+    larger: bool = False  # give the module's parameters to the network instead: `Larger`
+    error: str = "x0"
+
+    def objective(self, module: str | Path = "", late: bool = True) -> Compensation:
+        "What the network is trained on, before and after the module is there."
+        return Compensation(
+            self.states if late else "plain",
+            self.points,
+            str(module) if late and self.module else "",
+            error=self.error,
+        )
+
+
+ARMS = {
+    "T = 1000": Arm(points=1000),
+    "T = 100": Arm(module=True),
+    "T = 100, larger": Arm(larger=True),
+    "one step": Arm("one-step", module=True),
+    "persistent": Arm("persistent", module=True),
+    "one step, no module": Arm("one-step"),
+    "T = 1000, v": Arm(points=1000, error="v"),
+}
+
 
 class Larger(nn.Module):
     "A network with a light module's correction of its estimate built in, trained as one: the control that has the module's parameters. k = 1."
+
     on_host = True
+
     def __init__(self, main: networks.Wrapped, module: LightUNet):
-        super().__init__(); self.main, self.module, self.process = main, module, main.process
-        self.channels = self.channels_out = main.channels; self.classes = main.classes
+        super().__init__()
+        self.main = main
+        self.module = module
+        self.process = main.process
+        self.channels = self.channels_out = main.channels
+        self.classes = main.classes
+
     def forward(self, z, t, labels=None):
         "The noise, z's shape, at network times t."
-        e, at = self.main(z, t, labels), t.cpu().double() / 1000; x = estimate(self.process, z, e, at); psi, sigma = scales(self.process, at)
+        e = self.main(z, t, labels)
+        at = t.cpu().double() / 1000
+        x = estimate(self.process, z, e, at)
+        psi, sigma = scales(self.process, at)
         return e - per_sample(psi / sigma, z) * (self.module(x, t.to(z.device, torch.float32)) - x)
 
 # %% ../nbs/08_compensation.ipynb #a09aaf99
 def options() -> argparse.ArgumentParser:
     "What `compsamp_compensation` understands."
-    p = argparse.ArgumentParser('compsamp_compensation', description='Train modules for a network and measure DDIM with them: Frechet distances to the test split, precision and recall. What is finished is kept.')
-    p.add_argument('--checkpoint', default='fashion-vp', help='the main network, which stays as it is'); p.add_argument('--pairs', nargs='+', default=['exact'], choices=(*PAIRS, 'stretch'), help="what modules are trained on; 'stretch': no network, the factors of least squares on finer pairs")
-    p.add_argument('--epochs', type=float, nargs='+', default=[1, 5, 10]); p.add_argument('--seeds', type=int, nargs='+', default=[0])
-    p.add_argument('--strengths', type=float, nargs='+', default=[.5, 1.]); p.add_argument('--reading', default=READINGS[0], choices=READINGS)
-    p.add_argument('--nfe', type=int, nargs='+', default=[10, 20, 50], help='of DDIM, off and on'); p.add_argument('--n', type=int, default=1000, help='pictures per cell')
-    p.add_argument('--data', default='', help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)")
-    p.add_argument('--points', type=int, default=20, help='of the grid the pairs are made on'); p.add_argument('--pair-steps', type=int, default=0, help='length of a roll-out (default 1), or finer steps in one (default 2)')
-    for n, v in dict(batch=128, lr=2e-3, warmup=20, ema=.99).items(): p.add_argument(f'--{n}', type=type(v), default=v)
-    p.add_argument('--arms', nargs='+', default=[], choices=list(ARMS), metavar='ARM', help=f'instead, train main networks from scratch and measure them on the way: {", ".join(map(repr, ARMS))}')
-    p.add_argument('--marks', type=int, nargs='+', default=[300, 600, 1000, 1500], help='with --arms: the steps to measure at; the last ends the training'); p.add_argument('--first', type=int, default=150, help='with --arms: plain steps before the module is trained, for as many, and the arm sets in')
-    p.add_argument('--width', type=int, default=16, help='with --arms: of the network'); p.add_argument('--amp', action=argparse.BooleanOptionalAction, default=True, help='the main network in bfloat16 while pairs are made, where the hardware has it')
-    p.add_argument('--save-every', type=int, default=200); p.add_argument('--folder', default='compensation-runs', help='of the modules')
-    p.add_argument('--device', default='cpu'); p.add_argument('--out', default='compensation.json')
+    p = argparse.ArgumentParser(
+        "compsamp_compensation",
+        description="Train modules for a network and measure DDIM with them: Frechet distances to the test split, precision and recall. What is finished is kept.",
+    )
+    p.add_argument(
+        "--checkpoint", default="fashion-vp", help="the main network, which stays as it is"
+    )
+    p.add_argument(
+        "--pairs",
+        nargs="+",
+        default=["exact"],
+        choices=(*PAIRS, "stretch"),
+        help="what modules are trained on; 'stretch': no network, the factors of least squares on finer pairs",
+    )
+    p.add_argument("--epochs", type=float, nargs="+", default=[1, 5, 10])
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0])
+    p.add_argument("--reading", default=READINGS[0], choices=READINGS)
+    p.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50], help="of DDIM, off and on")
+    p.add_argument("--n", type=int, default=1000, help="pictures per cell")
+    p.add_argument(
+        "--data",
+        default="",
+        help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)",
+    )
+    p.add_argument("--points", type=int, default=20, help="of the grid the pairs are made on")
+    p.add_argument(
+        "--pair-steps",
+        type=int,
+        default=0,
+        help="length of a roll-out (default 1), or finer steps in one (default 2)",
+    )
+    for n, v in dict(batch=128, lr=2e-3, warmup=20, ema=0.99).items():
+        p.add_argument(f"--{n}", type=type(v), default=v)
+    p.add_argument(
+        "--arms",
+        nargs="+",
+        default=[],
+        choices=list(ARMS),
+        metavar="ARM",
+        help=f"instead, train main networks from scratch and measure them on the way: {', '.join(map(repr, ARMS))}",
+    )
+    p.add_argument(
+        "--marks",
+        type=int,
+        nargs="+",
+        default=[300, 600, 1000, 1500],
+        help="with --arms: the steps to measure at; the last ends the training",
+    )
+    p.add_argument(
+        "--first",
+        type=int,
+        default=150,
+        help="with --arms: plain steps before the module is trained, for as many, and the arm sets in",
+    )
+    p.add_argument("--width", type=int, default=16, help="with --arms: of the network")
+    p.add_argument(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the main network in bfloat16 while pairs are made, where the hardware has it",
+    )
+    p.add_argument("--save-every", type=int, default=200)
+    p.add_argument("--folder", default="compensation-runs", help="of the modules")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--out", default="compensation.json")
     return p
 
-def train_module(a: argparse.Namespace, d: networks.Denoiser, pairs: str, epochs: float, seed: int, images: Tensor) -> Path:
+
+def train_module(
+    a: argparse.Namespace,
+    d: networks.Denoiser,
+    pairs: str,
+    epochs: float,
+    seed: int,
+    images: Tensor,
+) -> Path:
     "Train a module in its folder, or go on with it; the folder. KeyboardInterrupt if Ctrl-C ended it (saved)."
-    folder, main = Path(a.folder) / f'{pairs}-{epochs:g}-seed{seed}', d.bind(amp=a.amp and training.fast_bf16(d.device))
-    if pairs == 'stretch': save_module(folder, fit_stretch(ModuleObjective(main, 'finer', a.points, a.pair_steps or 2), images, seed=seed)); return folder
-    require(epochs > 0, 'epochs', epochs, 'above 0'); m = light(d, seed=seed); steps = max(1, round(epochs * (len(images) // a.batch)))
-    tr = training.Trainer(m, d.process, images, None, steps=steps, batch=a.batch, lr=a.lr, warmup=a.warmup, ema=a.ema, amp=False, seed=seed, device=a.device,
-                          objective=ModuleObjective(main, pairs, a.points, a.pair_steps or 1 + (pairs == 'finer')))
-    if (folder / 'card.json').exists(): tr.resume(folder)
-    if tr.done < steps and not training.fit(tr, folder, a.save_every, module=dict(m.card['module'], epochs=epochs, pairs=pairs)): raise KeyboardInterrupt
+    folder = Path(a.folder) / f"{pairs}-{epochs:g}-seed{seed}"
+    main = d.bind(amp=a.amp and training.fast_bf16(d.device))
+    if pairs == "stretch":
+        save_module(
+            folder,
+            fit_stretch(
+                ModuleObjective(main, "finer", a.points, a.pair_steps or 2), images, seed=seed
+            ),
+        )
+        return folder
+    require(epochs > 0, "epochs", epochs, "above 0")
+    m = light(d, seed=seed)
+    steps = max(1, round(epochs * (len(images) // a.batch)))
+    tr = training.Trainer(
+        m,
+        d.process,
+        images,
+        None,
+        steps=steps,
+        batch=a.batch,
+        lr=a.lr,
+        warmup=a.warmup,
+        ema=a.ema,
+        amp=False,
+        seed=seed,
+        device=a.device,
+        objective=ModuleObjective(main, pairs, a.points, a.pair_steps or 1 + (pairs == "finer")),
+    )
+    if (folder / "card.json").exists():
+        tr.resume(folder)
+    if tr.done < steps and not training.fit(
+        tr, folder, a.save_every, module=dict(m.card["module"], epochs=epochs, pairs=pairs)
+    ):
+        raise KeyboardInterrupt
     return folder
 
 # %% ../nbs/08_compensation.ipynb #75da89a3
-RECIPE = ('reading', 'batch', 'lr', 'warmup', 'ema', 'amp', 'n')
+RECIPE = ("reading", "batch", "lr", "warmup", "ema", "amp", "n")
+
 
 def begun(a: argparse.Namespace, names, **head) -> dict:
     "The results file `a.out`, or a new one; ValueError if it is of another experiment."
-    head = {n: getattr(a, n) for n in (*RECIPE, *names)} | head; out = Path(a.out); r = json.loads(out.read_text()) if out.exists() else dict(head, cells=[])
-    check_same('out', out, r, head); said = command_line(options(), a, ('n', 'seeds', 'nfe'), ('device', 'out', 'folder', 'data', 'save_every'))
-    return dict(head, command=commands(r.get('command', ''), said), versions=dict(torch=torch.__version__), cells=r['cells'])
+    head = {n: getattr(a, n) for n in (*RECIPE, *names)} | head
+    out = Path(a.out)
+    r = json.loads(out.read_text()) if out.exists() else dict(head, cells=[])
+    check_same("out", out, r, head)
+    said = command_line(
+        options(), a, ("n", "seeds", "nfe"), ("device", "out", "folder", "data", "save_every")
+    )
+    return dict(
+        head,
+        command=commands(r.get("command", ""), said),
+        versions=dict(torch=torch.__version__),
+        cells=r["cells"],
+    )
+
 
 def has(r: dict, **what) -> bool:
     "Whether a results file holds such a cell."
-    return any(all(c.get(n) == v for n, v in what.items()) for c in r['cells'])
+    return any(all(c.get(n) == v for n, v in what.items()) for c in r["cells"])
 
-def cell(a: argparse.Namespace, d: NoisePredictor, module, strength: float, nfe: int, seed: int, classifier) -> dict:
+
+def cell(
+    a: argparse.Namespace,
+    d: NoisePredictor,
+    module,
+    strength: float,
+    nfe: int,
+    seed: int,
+    classifier,
+) -> dict:
     "What DDIM's pictures are worth with a module (None: off); the same seeds for every module."
-    s, den = (CompensatedDDIM(module, strength, a.reading), d) if module is not None and a.reading == 'frozen' else (DDIM(), d if module is None else Compensated(d, module, strength))
-    got = sampling.sample(s, den, nfe, n=a.n, seed=1000 + seed); f, ref = metrics.features(got.x, classifier), metrics.reference('test'); p, r = metrics.precision_recall(f[:2000], ref['some'][:min(a.n, 2000)])
-    return dict(strength=strength, nfe=got.nfe, seed=seed, seconds=got.seconds, frechet=metrics.frechet(f, ref), precision=p, recall=r, variance=float(got.x.var(0).mean()))
+    s, den = (
+        (CompensatedDDIM(module, strength, a.reading), d)
+        if module is not None and a.reading == "frozen"
+        else (DDIM(), d if module is None else Compensated(d, module, strength))
+    )
+    got = sampling.sample(s, den, nfe, n=a.n, seed=1000 + seed)
+    f = metrics.features(got.x, classifier)
+    ref = metrics.reference("test")
+    p, r = metrics.precision_recall(f[:2000], ref["some"][: min(a.n, 2000)])
+    return dict(
+        strength=strength,
+        nfe=got.nfe,
+        seed=seed,
+        seconds=got.seconds,
+        frechet=metrics.frechet(f, ref),
+        precision=p,
+        recall=r,
+        variance=float(got.x.var(0).mean()),
+    )
+
 
 def pictures_of(a: argparse.Namespace):
     "Pictures and labels of `--data`."
-    return training.load_data(a.data) if a.data else data.fashion('train')
+    return training.load_data(a.data) if a.data else data.fashion("train")
+
 
 def experiment(a: argparse.Namespace):
     "What `compsamp_compensation` does without arms: per seed off, then per module on, unless it is in the file already."
-    for n, v, lo in [('n', a.n, 128), *(('nfe', v, 2) for v in a.nfe), *(('seeds', v, 0) for v in a.seeds)]: require(v >= lo, n, v, f'at least {lo}')
-    for v in a.strengths: check_strength(v, a.reading)
-    if a.arms: return converge(a)
-    d, clf, images = networks.load(a.checkpoint, a.device), metrics.load_classifier(a.device), pictures_of(a)[0]
-    r = begun(a, ('checkpoint', 'points', 'pair_steps'), network=mark(d), pictures=len(images), data=training.fingerprint(images))
-    for seed, (pairs, epochs) in itertools.product(a.seeds, dict.fromkeys([('off', 0.), *((p, 0. if p == 'stretch' else e) for p, e in itertools.product(a.pairs, a.epochs))])):
+    for n, v, lo in [
+        ("n", a.n, 128),
+        *(("nfe", v, 2) for v in a.nfe),
+        *(("seeds", v, 0) for v in a.seeds),
+    ]:
+        require(v >= lo, n, v, f"at least {lo}")
+    for v in a.strengths:
+        check_strength(v, a.reading)
+    if a.arms:
+        return converge(a)
+    d = networks.load(a.checkpoint, a.device)
+    clf = metrics.load_classifier(a.device)
+    images = pictures_of(a)[0]
+    r = begun(
+        a,
+        ("checkpoint", "points", "pair_steps"),
+        network=mark(d),
+        pictures=len(images),
+        data=training.fingerprint(images),
+    )
+    for seed, (pairs, epochs) in itertools.product(
+        a.seeds,
+        dict.fromkeys(
+            [
+                ("off", 0.0),
+                *(
+                    (p, 0.0 if p == "stretch" else e)
+                    for p, e in itertools.product(a.pairs, a.epochs)
+                ),
+            ]
+        ),
+    ):
         module = None
-        for strength, nfe in itertools.product([0.] if pairs == 'off' else a.strengths, a.nfe):
-            if has(r, pairs=pairs, epochs=epochs, strength=strength, nfe=nfe, seed=seed): continue
-            if module is None and pairs != 'off': module = load_module(train_module(a, d, pairs, epochs, seed, images), d, a.device)
-            r['cells'].append(c := dict(cell(a, d, module, strength, nfe, seed, clf), pairs=pairs, epochs=epochs)); write_json(Path(a.out), r)
-            print(f"{pairs:8s} {epochs:g} epochs, strength {strength:g}, {nfe:3d} evaluations, seed {seed}: {c['frechet']:.3f}, precision {c['precision']:.3f}, recall {c['recall']:.3f}", flush=True)
+        for strength, nfe in itertools.product([0.0] if pairs == "off" else a.strengths, a.nfe):
+            if has(r, pairs=pairs, epochs=epochs, strength=strength, nfe=nfe, seed=seed):
+                continue
+            if module is None and pairs != "off":
+                module = load_module(train_module(a, d, pairs, epochs, seed, images), d, a.device)
+            r["cells"].append(
+                c := dict(cell(a, d, module, strength, nfe, seed, clf), pairs=pairs, epochs=epochs)
+            )
+            write_json(Path(a.out), r)
+            print(
+                f"{pairs:8s} {epochs:g} epochs, strength {strength:g}, {nfe:3d} evaluations, seed {seed}: {c['frechet']:.3f}, precision {c['precision']:.3f}, recall {c['recall']:.3f}",
+                flush=True,
+            )
 
 # %% ../nbs/08_compensation.ipynb #5848ec91
-def make_arm(a: argparse.Namespace, name: str, seed: int, images: Tensor, labels: Tensor | None, done: int) -> training.Trainer:
+def make_arm(
+    a: argparse.Namespace, name: str, seed: int, images: Tensor, labels: Tensor | None, done: int
+) -> training.Trainer:
     "The trainer of an arm that has come as far as `done`."
-    arm, process = ARMS[name], training.forward.VP(); torch.manual_seed(seed); c = images.shape[1]
-    net = networks.PredictV(networks.UNet(c, a.width, (1, 2, 2), 1, (2,), 0 if labels is None else int(labels.max()) + 1), process); images_shape = tuple(images.shape[1:])
-    if arm.larger: net = Larger(net, light(networks.Denoiser(net, process, images_shape), seed=seed).train())
-    return training.Trainer(net, process, images, labels, steps=a.marks[-1], batch=a.batch, lr=a.lr, warmup=a.warmup, ema=a.ema, amp=None if a.amp else False, seed=seed, device=a.device,
-                            objective=arm.objective(arm_folder(a, name, seed) / 'module', done > a.first))
+    arm = ARMS[name]
+    process = training.forward.VP()
+    torch.manual_seed(seed)
+    c = images.shape[1]
+    net = networks.PredictV(
+        networks.UNet(
+            c, a.width, (1, 2, 2), 1, (2,), 0 if labels is None else int(labels.max()) + 1
+        ),
+        process,
+    )
+    images_shape = tuple(images.shape[1:])
+    if arm.larger:
+        net = Larger(net, light(networks.Denoiser(net, process, images_shape), seed=seed).train())
+    return training.Trainer(
+        net,
+        process,
+        images,
+        labels,
+        steps=a.marks[-1],
+        batch=a.batch,
+        lr=a.lr,
+        warmup=a.warmup,
+        ema=a.ema,
+        amp=None if a.amp else False,
+        seed=seed,
+        device=a.device,
+        objective=arm.objective(arm_folder(a, name, seed) / "module", done > a.first),
+    )
+
 
 def arm_folder(a: argparse.Namespace, name: str, seed: int) -> Path:
     "Where an arm keeps its checkpoint and its module."
     return Path(a.folder) / f"{name.replace(' ', '').replace(',', '-')}-seed{seed}"
 
+
 def train_arm(a: argparse.Namespace, name: str, seed: int, images: Tensor, labels: Tensor | None):
     "Train an arm from mark to mark, and yield (step, denoiser, module or None) at each; saved there, and taken up again from there."
-    arm, folder = ARMS[name], arm_folder(a, name, seed); main, held = folder / 'main', folder / 'module'; done = networks.read_card(main)['training']['done'] if (main / 'card.json').exists() else 0
+    arm = ARMS[name]
+    folder = arm_folder(a, name, seed)
+    main = folder / "main"
+    held = folder / "module"
+    done = networks.read_card(main)["training"]["done"] if (main / "card.json").exists() else 0
     tr = make_arm(a, name, seed, images, labels, done)
-    if done: tr.resume(main)
+    if done:
+        tr.resume(main)
     for stop in (a.first, *a.marks):
-        if tr.done > stop: continue
-        while tr.done < stop: tr.step()
-        if tr.done > done: tr.save(main)
-        if stop != a.first: yield stop, tr.denoiser(), load_module(held, device=a.device) if arm.module else None; continue
-        if arm.module and not (held / 'card.json').exists(): first_module(a, tr.denoiser(), arm, seed, images, held)
+        if tr.done > stop:
+            continue
+        while tr.done < stop:
+            tr.step()
+        if tr.done > done:
+            tr.save(main)
+        if stop != a.first:
+            yield stop, tr.denoiser(), load_module(held, device=a.device) if arm.module else None
+            continue
+        if arm.module and not (held / "card.json").exists():
+            first_module(a, tr.denoiser(), arm, seed, images, held)
         tr.objective = arm.objective(held)
 
-def first_module(a: argparse.Namespace, d: networks.Denoiser, arm: Arm, seed: int, images: Tensor, folder: Path):
+
+def first_module(
+    a: argparse.Namespace, d: networks.Denoiser, arm: Arm, seed: int, images: Tensor, folder: Path
+):
     "Train a module on a network's estimates at true states, for as many steps as the network has had."
-    m = light(d, seed=seed); tr = training.Trainer(m, d.process, images, None, steps=a.first, batch=a.batch, lr=a.lr, warmup=a.warmup, ema=a.ema, amp=False, seed=seed, device=a.device, objective=ModuleObjective(d, 'exact', arm.points))
-    for _ in tr.stream(a.first): pass
-    trained = tr.ema_net.eval(); trained.card = m.card; save_module(folder, trained)
+    m = light(d, seed=seed)
+    tr = training.Trainer(
+        m,
+        d.process,
+        images,
+        None,
+        steps=a.first,
+        batch=a.batch,
+        lr=a.lr,
+        warmup=a.warmup,
+        ema=a.ema,
+        amp=False,
+        seed=seed,
+        device=a.device,
+        objective=ModuleObjective(d, "exact", arm.points),
+    )
+    for _ in tr.stream(a.first):
+        pass
+    trained = tr.ema_net.eval()
+    trained.card = m.card
+    save_module(folder, trained)
 
 # %% ../nbs/08_compensation.ipynb #2626ce98
 def converge(a: argparse.Namespace):
     "What `compsamp_compensation --arms` does: per seed and arm, quality at every mark, the module off and on; at the last mark at every --nfe, before it at the first one."
-    require(a.marks == sorted(set(a.marks)) and 1 <= a.first < a.marks[0], 'marks', a.marks, f'rising, above first = {a.first}')
-    (images, labels), clf = pictures_of(a), metrics.load_classifier(a.device); r = begun(a, ('first', 'marks', 'width'), pictures=len(images), data=training.fingerprint(images)); some = data.to_model(images[:64]).to(a.device)
-    wants = lambda name: [(m, k, on) for m in a.marks for k in (a.nfe if m == a.marks[-1] else a.nfe[:1]) for on in ((0., 1.) if ARMS[name].module else (0.,))]
+    require(
+        a.marks == sorted(set(a.marks)) and 1 <= a.first < a.marks[0],
+        "marks",
+        a.marks,
+        f"rising, above first = {a.first}",
+    )
+    (images, labels), clf = pictures_of(a), metrics.load_classifier(a.device)
+    r = begun(
+        a, ("first", "marks", "width"), pictures=len(images), data=training.fingerprint(images)
+    )
+    some = data.to_model(images[:64]).to(a.device)
+
+    def wants(name):
+        return [
+            (m, k, on)
+            for m in a.marks
+            for k in (a.nfe if m == a.marks[-1] else a.nfe[:1])
+            for on in ((0.0, 1.0) if ARMS[name].module else (0.0,))
+        ]
+
     for seed, name in itertools.product(a.seeds, a.arms):
-        if all(has(r, arm=name, step=m, nfe=k, strength=on, seed=seed) for m, k, on in wants(name)): continue
+        if all(has(r, arm=name, step=m, nfe=k, strength=on, seed=seed) for m, k, on in wants(name)):
+            continue
         for step, d, module in train_arm(a, name, seed, images, labels):
-            size = float(term(d, module, some, grid(d.process, 20)).mean()) if module is not None else None
+            size = (
+                float(term(d, module, some, grid(d.process, 20)).mean())
+                if module is not None
+                else None
+            )
             for m, k, on in wants(name):
-                if m != step or has(r, arm=name, step=m, nfe=k, strength=on, seed=seed): continue
-                r['cells'].append(c := dict(cell(a, d, module if on else None, on, k, seed, clf), arm=name, step=step, term=size)); write_json(Path(a.out), r)
-                print(f"{name:20s} seed {seed}, step {step:5d}, {k:3d} evaluations, module {'on' if on else 'off':3s} {c['frechet']:.3f}, precision {c['precision']:.3f}, recall {c['recall']:.3f}", flush=True)
+                if m != step or has(r, arm=name, step=m, nfe=k, strength=on, seed=seed):
+                    continue
+                r["cells"].append(
+                    c := dict(
+                        cell(a, d, module if on else None, on, k, seed, clf),
+                        arm=name,
+                        step=step,
+                        term=size,
+                    )
+                )
+                write_json(Path(a.out), r)
+                print(
+                    f"{name:20s} seed {seed}, step {step:5d}, {k:3d} evaluations, module {'on' if on else 'off':3s} {c['frechet']:.3f}, precision {c['precision']:.3f}, recall {c['recall']:.3f}",
+                    flush=True,
+                )
+
 
 def sooner(cells: list, arm: str, rival: str, n: int = 20) -> list:
     "Per seed, how many times fewer steps an arm needs to be where its rival ends (between marks log-linear); 0 where it does not get there."
-    out, at = [], lambda a, s: {v['step']: v['frechet'] for v in cells if (v['arm'], v['seed'], v['nfe'], v['strength']) == (a, s, n, 0)}
-    for s in sorted({v['seed'] for v in cells}):
-        a, b = sorted(at(arm, s).items()), at(rival, s)
-        if not a or not b or a[-1][0] < max(b): continue
-        goal = b[max(b)]; ways = [math.exp(math.log(m) + (math.log(k) - math.log(m)) * (f - goal) / (f - g)) for (m, f), (k, g) in itertools.pairwise(a) if g <= goal < f]
-        out.append(max(b) / (a[0][0] if a[0][1] <= goal else min(ways)) if ways or a[0][1] <= goal else 0.)
+    out = []
+
+    def at(a, s):
+        return {
+            v["step"]: v["frechet"]
+            for v in cells
+            if (v["arm"], v["seed"], v["nfe"], v["strength"]) == (a, s, n, 0)
+        }
+
+    for s in sorted({v["seed"] for v in cells}):
+        a = sorted(at(arm, s).items())
+        b = at(rival, s)
+        if not a or not b or a[-1][0] < max(b):
+            continue
+        goal = b[max(b)]
+        ways = [
+            math.exp(math.log(m) + (math.log(k) - math.log(m)) * (f - goal) / (f - g))
+            for (m, f), (k, g) in itertools.pairwise(a)
+            if g <= goal < f
+        ]
+        out.append(
+            max(b) / (a[0][0] if a[0][1] <= goal else min(ways)) if ways or a[0][1] <= goal else 0.0
+        )
     return out
 
 # %% ../nbs/08_compensation.ipynb #b2db35f2
 def main(argv: list | None = None) -> int:
     "`compsamp_compensation`: 0 at the end, 130 after Ctrl-C (run it again to go on), 2 for settings that cannot be, 1 for a run that failed."
     a = options().parse_args(argv)
-    return exit_code('compsamp_compensation', lambda: experiment(a))
+    return exit_code("compsamp_compensation", lambda: experiment(a))

@@ -16,91 +16,159 @@ from .sampling import Sampler, gauss_legendre, slopes
 
 # %% ../nbs/11_conjugate.ipynb #bb45b005
 @lru_cache
-def collocation(nodes: int  # at least 1
-                ):
+def collocation(
+    nodes: int,  # at least 1
+):
     "Gauss-Legendre on [0, 1]: nodes, weights, and the matrix `(nodes, nodes)` that integrates an interpolant from 0 to each node."
-    x, w = gauss_legendre(nodes); P = f64(np.polynomial.legendre.legvander(x.numpy(), nodes))   # P[j, k] = P_k(x_j)
+    # P[j, k] = P_k(x_j)
+    x, w = gauss_legendre(nodes)
+    P = f64(np.polynomial.legendre.legvander(x.numpy(), nodes))
     k = torch.arange(1, nodes, dtype=torch.float64)
-    upto = torch.cat([x[:, None] + 1, (P[:, 2:] - P[:, :-2]) / (2 * k + 1)], 1)              # integrals of P_k from -1 to x_j
+    upto = torch.cat(
+        [x[:, None] + 1, (P[:, 2:] - P[:, :-2]) / (2 * k + 1)], 1
+    )  # integrals of P_k from -1 to x_j
     return (x + 1) / 2, w / 2, upto @ torch.linalg.inv(P[:, :-1]) / 2
 
 # %% ../nbs/11_conjugate.ipynb #37882f58
-def carry(X, W,            # functions of times `(n, nodes)`; float64 answers `(n, nodes, k, k)` and `(n, nodes, k, j)`
-          t: Tensor,       # `(n,)`, float64
-          s: Tensor,       # `(n,)`, below t
-          nodes: int = 24):
+def carry(
+    X,
+    W,  # functions of times `(n, nodes)`; float64 answers `(n, nodes, k, k)` and `(n, nodes, k, j)`
+    t: Tensor,  # `(n,)`, float64
+    s: Tensor,  # `(n,)`, below t
+    nodes: int = 24,
+):
     "Q and Theta of eq. 4, `(n, k, k)` and `(n, k, j)`: R' = R X with R(s) = I gives Q = R(t) and Theta, the integral of R W; collocation in sqrt(u)."
-    c, w, A = collocation(nodes); a, b = s.sqrt()[:, None], t.sqrt()[:, None]
-    r = a + (b - a) * c; du = (2 * r * (b - a))[..., None, None]; Y = X(r * r) * du; n, m, k = Y.shape[:3]
-    K = torch.einsum('jl,nlab->njbla', A, Y).reshape(n, m * k, m * k); I = torch.eye(k, dtype=torch.float64)
-    R = torch.linalg.solve(torch.eye(m * k, dtype=torch.float64) - K, I.repeat(m, 1).expand(n, -1, -1)).reshape(n, m, k, k).mT
-    return I + torch.einsum('l,nlij,nljk->nik', w, R, Y), torch.einsum('l,nlij,nljk->nik', w, R, W(r * r) * du)
+    c, w, A = collocation(nodes)
+    a = s.sqrt()[:, None]
+    b = t.sqrt()[:, None]
+    r = a + (b - a) * c
+    du = (2 * r * (b - a))[..., None, None]
+    Y = X(r * r) * du
+    n, m, k = Y.shape[:3]
+    K = torch.einsum("jl,nlab->njbla", A, Y).reshape(n, m * k, m * k)
+    I = torch.eye(k, dtype=torch.float64)
+    R = (
+        torch.linalg.solve(
+            torch.eye(m * k, dtype=torch.float64) - K, I.repeat(m, 1).expand(n, -1, -1)
+        )
+        .reshape(n, m, k, k)
+        .mT
+    )
+    return I + torch.einsum("l,nlij,nljk->nik", w, R, Y), torch.einsum(
+        "l,nlij,nljk->nik", w, R, W(r * r) * du
+    )
 
 # %% ../nbs/11_conjugate.ipynb #76eb5b79
 PATTERNS = dict(I=torch.eye, ones=lambda k: torch.ones(k, k))
 
-def conjugator(lam: float,  # size, per unit of time; any sign
-               shape: str,  # 'I' or 'ones'
-               k: int       # blocks
-               ) -> Tensor:
+
+def conjugator(
+    lam: float,  # size, per unit of time; any sign
+    shape: str,  # 'I' or 'ones'
+    k: int,  # blocks
+) -> Tensor:
     "The matrix B, `(k, k)` float64: lam I or lam times all ones (Pandey et al. 2024, Sec. 3)."
     return lam * PATTERNS[shape](k).double()
+
 
 def damped(X, W, B: Tensor, t: Tensor, s: Tensor):
     "Q (I - h B) and Theta: what one step multiplies z and the network's answer by; X, W, t and s as in `carry`, B in X."
     Q, Theta = carry(X, W, t, s)
     return Q - (t - s)[:, None, None] * (Q @ B), Theta
 
-def check_damping(s  # anything with `lam`, `shape` and `freeze`
-                  ):
-    "A ValueError for a size that is not finite, an unknown pattern, or an answer that cannot be held."
-    require(np.isfinite(s.lam), 'lam', s.lam, 'a finite number')
-    require(s.shape in PATTERNS, 'shape', s.shape, f'one of {list(PATTERNS)}')
-    require(s.freeze in ('eps', 'v'), 'freeze', s.freeze, "'eps' or 'v'")
 
-def check_step(B: Tensor,   # `(k, k)`
-               h: Tensor,   # step lengths `(n,)`
-               lam: float):
+def check_damping(
+    s,  # anything with `lam`, `shape` and `freeze`
+):
+    "A ValueError for a size that is not finite, an unknown pattern, or an answer that cannot be held."
+    require(np.isfinite(s.lam), "lam", s.lam, "a finite number")
+    require(s.shape in PATTERNS, "shape", s.shape, f"one of {list(PATTERNS)}")
+    require(s.freeze in ("eps", "v"), "freeze", s.freeze, "'eps' or 'v'")
+
+
+def check_step(
+    B: Tensor,  # `(k, k)`
+    h: Tensor,  # step lengths `(n,)`
+    lam: float,
+):
     "A ValueError if I - h B turns a direction round: the largest eigenvalue of h B must stay below 1."
-    top = float(torch.linalg.eigvals(B).real.max()); worst = float(h.max())
-    require(worst * top < 1, 'lam', lam, f'h lambda_max(B) = {worst * top:.3g} must stay below 1; the longest step is h = {worst:.3g}')
+    top = float(torch.linalg.eigvals(B).real.max())
+    worst = float(h.max())
+    require(
+        worst * top < 1,
+        "lam",
+        lam,
+        f"h lambda_max(B) = {worst * top:.3g} must stay below 1; the longest step is h = {worst:.3g}",
+    )
 
 # %% ../nbs/11_conjugate.ipynb #8b12f70c
-def held(process, u: Tensor  # times, any shape, > 0
-         ):
+def held(
+    process,
+    u: Tensor,  # times, any shape, > 0
+):
     "K `(..., k, k)`, w `(..., k, 1)` and w'/|w|^2 `(..., 1, k)` at times u: eps = K z + w v, so v = w'(eps - K z)/|w|^2 (chapter 04, eq. 5b)."
-    mu, C = process.marginal(u.flatten()); K, w, _ = guess(mu, C); k = process.k
+    mu, C = process.marginal(u.flatten())
+    K, w, _ = guess(mu, C)
+    k = process.k
     w = w.reshape(*u.shape, k, 1)
     return K.reshape(*u.shape, k, k), w, w.mT / w.square().sum(-2, keepdim=True)
 
-def check_full(denoiser, freeze: str  # 'eps' or 'v'
-               ):
+
+def check_full(
+    denoiser,
+    freeze: str,  # 'eps' or 'v'
+):
     "A TypeError where v is to be read off an eps of which only the momentum's half is there."
-    require(freeze == 'eps' or not getattr(denoiser, 'partial', False), 'freeze', freeze, "'eps': this network gives the momentum's noise only", TypeError)
+    require(
+        freeze == "eps" or not getattr(denoiser, "partial", False),
+        "freeze",
+        freeze,
+        "'eps': this network gives the momentum's noise only",
+        TypeError,
+    )
 
 # %% ../nbs/11_conjugate.ipynb #7e6dac85
 @dataclass(frozen=True)
 class Conjugate(Sampler):
     "Euler in the space A z, A' = A (B - F + GG' C_skip / 2): z_s = Q (I - h B) z + Theta net (Pandey et al. 2024, Thm. 1); any k. lam = 0 on k = 1 is DDIM."
-    lam: float = 0.      # size of B, per unit of time; positive damps; h lambda_max(B) < 1
-    shape: str = 'I'     # B = lam I (lambda-DDIM-I), or 'ones': lam times the all-ones matrix (lambda-DDIM-II)
-    freeze: str = 'eps'  # what is held over a step: 'eps' (C_skip = 0), or 'v' (preconditioned: the network's answer of `networks.guess`)
-    def __post_init__(self): check_damping(self)
+
+    lam: float = 0.0  # size of B, per unit of time; positive damps; h lambda_max(B) < 1
+    shape: str = (
+        "I"  # B = lam I (lambda-DDIM-I), or 'ones': lam times the all-ones matrix (lambda-DDIM-II)
+    )
+    freeze: str = "eps"  # what is held over a step: 'eps' (C_skip = 0), or 'v' (preconditioned: the network's answer of `networks.guess`)
+
+    def __post_init__(self):
+        check_damping(self)
+
     def prepare(self, process, times):
         "The two matrices of z_s = a z + b eps."
-        t, s = times[:-1], times[1:]; B = conjugator(self.lam, self.shape, process.k); check_step(B, t - s, self.lam)
+        t, s = times[:-1], times[1:]
+        B = conjugator(self.lam, self.shape, process.k)
+        check_step(B, t - s, self.lam)
         a, Theta = damped(*self.terms(process, B), B, t, s)
-        if self.freeze == 'eps': return records(t=t, s=s, a=a, b=Theta)
+        if self.freeze == "eps":
+            return records(t=t, s=s, a=a, b=Theta)
         K, w, read = held(process, t)
         return records(t=t, s=s, a=a - Theta @ read @ K, b=Theta @ read)
+
     def terms(self, process, B):
         "X = B - F + GG' C_skip / 2 and W = GG' C_out / 2 as functions of time."
-        half = lambda u: slopes(process, u)[2] / 2                         # GG' L^{-T} / 2
-        if self.freeze == 'eps': return (lambda u: B - process.F(u)), (lambda u: -half(u))
-        return (lambda u: B - process.F(u) - half(u) @ held(process, u)[0]), (lambda u: -half(u) @ held(process, u)[1])
+
+        # GG' L^{-T} / 2
+        def half(u):
+            return slopes(process, u)[2] / 2
+
+        if self.freeze == "eps":
+            return (lambda u: B - process.F(u)), (lambda u: -half(u))
+        return (lambda u: B - process.F(u) - half(u) @ held(process, u)[0]), (
+            lambda u: -half(u) @ held(process, u)[1]
+        )
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, at r.t."
         check_full(denoiser, self.freeze)
         return affine(r.a, z, r.b, denoiser.eps(z, r.t)), None
+
 
 SAMPLERS = dict(conjugate=Conjugate)

@@ -10,7 +10,6 @@ import argparse
 import inspect
 import io
 import json
-import math
 import os
 import shlex
 import sys

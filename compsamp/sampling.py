@@ -25,109 +25,173 @@ def scales(process: LinearSDE, t):
     mu, C = process.marginal(t)
     return mu[..., 0], C[..., 0, 0].sqrt()
 
-def eye(process: LinearSDE) -> Tensor: "The identity on the blocks, `(k, k)` float64."; return torch.eye(process.k, dtype=torch.float64)
 
-def slopes(process: LinearSDE, t: Tensor  # times `(n,)`, > 0
-           ):
+def eye(process: LinearSDE) -> Tensor:
+    "The identity on the blocks, `(k, k)` float64."
+    return torch.eye(process.k, dtype=torch.float64)
+
+
+def slopes(
+    process: LinearSDE,
+    t: Tensor,  # times `(n,)`, > 0
+):
     "F, G and E = GG' L^{-T}, each `(n, k, k)`: the flow is dz/dt = F z + E eps / 2, the reverse SDE has drift F z + E eps."
-    G, L = process.G(t), process.factor(t)
+    G = process.G(t)
+    L = process.factor(t)
     return process.F(t), G, G @ G.mT @ (1 / L if process.k == 1 else torch.linalg.inv(L).mT)
 
 # %% ../nbs/07_sampling.ipynb #2a1d6912
-GRIDS = ('uniform', 'quadratic', 'karras')
+GRIDS = ("uniform", "quadratic", "karras")
 
-def karras(process: LinearSDE, u: Tensor, top: float, bottom: float, rho: float = 7.) -> Tensor:
+
+def karras(process: LinearSDE, u: Tensor, top: float, bottom: float, rho: float = 7.0) -> Tensor:
     "Times at which the noise-to-signal ratio to the power 1/rho is linear in u, from `bottom` (u = 0) to `top` (u = 1)."
-    require(rho > 0, 'rho', rho, 'above 0')
+    require(rho > 0, "rho", rho, "above 0")
     a, b = (float(process.rho(v)) ** (1 / rho) for v in (top, bottom))
     return process.time(((b + (a - b) * u) ** rho).clamp(max=float(process.rho(process.T))))
 
-def grid(process: LinearSDE,
-         n: int,                    # points N, both ends counted, at least 1
-         kind: str = 'uniform',     # 'uniform' or 'quadratic' in t, 'karras' in the noise-to-signal ratio
-         rho: float = 7.,           # Karras exponent, > 0: larger puts more points at low noise
-         top: float | None = None,  # first time; None: T
-         bottom: float | None = None  # last time; None: eps
-         ) -> Tensor:               # `(n,)` float64
+
+def grid(
+    process: LinearSDE,
+    n: int,  # points N, both ends counted, at least 1
+    kind: str = "uniform",  # 'uniform' or 'quadratic' in t, 'karras' in the noise-to-signal ratio
+    rho: float = 7.0,  # Karras exponent, > 0: larger puts more points at low noise
+    top: float | None = None,  # first time; None: T
+    bottom: float | None = None,  # last time; None: eps
+) -> Tensor:  # `(n,)` float64
     "n falling times from top to bottom; n = 1 is the top alone. ValueError on a bad argument. Karras et al. 2022, Eq. 5; Song et al. 2021 (DDIM), App. D."
-    require(isinstance(n, (int, np.integer)) and n >= 1, 'n', n, 'a whole number of grid points, at least 1')
-    require(kind in GRIDS, 'kind', kind, f'one of {GRIDS}')
-    hi, lo = process.T if top is None else top, process.eps if bottom is None else bottom
-    require(0 < lo < hi <= process.T, 'bottom, top', (lo, hi), f'0 < bottom < top <= T = {process.T}')
-    u = torch.linspace(1, 0, n, dtype=torch.float64) if n > 1 else torch.ones(1, dtype=torch.float64)
-    t = karras(process, u, hi, lo, rho) if kind == 'karras' else lo + (hi - lo) * (u ** 2 if kind == 'quadratic' else u)
+    require(
+        isinstance(n, (int, np.integer)) and n >= 1,
+        "n",
+        n,
+        "a whole number of grid points, at least 1",
+    )
+    require(kind in GRIDS, "kind", kind, f"one of {GRIDS}")
+    hi = process.T if top is None else top
+    lo = process.eps if bottom is None else bottom
+    require(
+        0 < lo < hi <= process.T, "bottom, top", (lo, hi), f"0 < bottom < top <= T = {process.T}"
+    )
+    u = (
+        torch.linspace(1, 0, n, dtype=torch.float64)
+        if n > 1
+        else torch.ones(1, dtype=torch.float64)
+    )
+    t = (
+        karras(process, u, hi, lo, rho)
+        if kind == "karras"
+        else lo + (hi - lo) * (u**2 if kind == "quadratic" else u)
+    )
     t[0] = hi
-    if n > 1: t[-1] = lo
+    if n > 1:
+        t[-1] = lo
     return t
 
 # %% ../nbs/07_sampling.ipynb #f2cd943c
-def check_grid(times,  # numbers or a tensor, `(N,)`
-               process: LinearSDE) -> Tensor:
+def check_grid(
+    times,  # numbers or a tensor, `(N,)`
+    process: LinearSDE,
+) -> Tensor:
     "The times in float64, or a ValueError: at least one, finite, strictly falling, inside (0, T]."
-    t = f64(times); T = process.T
-    require(t.dim() == 1 and len(t) >= 1, 'times', tuple(t.shape), 'a list of at least one time')
+    t = f64(times)
+    T = process.T
+    require(t.dim() == 1 and len(t) >= 1, "times", tuple(t.shape), "a list of at least one time")
     ok = bool(((t > 0) & (t <= T * (1 + 1e-12))).all())
-    require(ok, 'times', [round(float(v), 6) for v in t[[0, -1]]], f'all inside (0, T = {T}]: at 0 the score is infinite')
-    require(bool((t[1:] < t[:-1]).all()), 'times', [round(float(v), 6) for v in t[:8]], 'strictly falling')
+    require(
+        ok,
+        "times",
+        [round(float(v), 6) for v in t[[0, -1]]],
+        f"all inside (0, T = {T}]: at 0 the score is infinite",
+    )
+    require(
+        bool((t[1:] < t[:-1]).all()),
+        "times",
+        [round(float(v), 6) for v in t[:8]],
+        "strictly falling",
+    )
     return t
 
 # %% ../nbs/07_sampling.ipynb #5b3a12e6
 @dataclass(frozen=True)
 class Sampler:
     "A step and its facts. Subclasses are plain numbers with two methods; the driver `states` owns everything else."
-    order: ClassVar[int] = 1        # error ~ h^order on a uniform grid (weak order if it draws)
-    evals: ClassVar[int] = 1        # network evaluations per step
-    draws: ClassVar[int] = 0        # normal draws per step
+
+    order: ClassVar[int] = 1  # error ~ h^order on a uniform grid (weak order if it draws)
+    evals: ClassVar[int] = 1  # network evaluations per step
+    draws: ClassVar[int] = 0  # normal draws per step
     k: ClassVar[int | None] = None  # number of blocks it needs; None for any
+
     def prepare(self, process: LinearSDE, times: Tensor) -> list:
         "One `Record` of float64 coefficients per interval of the checked grid `times`; called once per grid."
-        raise NotImplementedError(f'{type(self).__name__}.prepare')
+        raise NotImplementedError(f"{type(self).__name__}.prepare")
+
     def step(self, denoiser: NoisePredictor, z: Tensor, r, draw, memory):
         "From z at r.t to (z at r.s, memory); `draw()` gives a standard normal; memory is None at the start and after a jump."
-        raise NotImplementedError(f'{type(self).__name__}.step')
+        raise NotImplementedError(f"{type(self).__name__}.step")
 
 # %% ../nbs/07_sampling.ipynb #fa29ad82
 @dataclass(frozen=True)
 class Route:
     "A falling grid with detours: at main[i], `repeats` times, up to inner[0] by the transition kernel and down inner to main[i] again (chapter 13)."
-    main: Tensor                    # `(N,)`, falling
-    detours: tuple = ()             # of (i, inner, repeats): i rising, inner falling from above main[i] to it
-    inside: Sampler | None = None   # what goes down inside; None: the main sampler
-    s_noise: float = 1.             # factor on the noise of the way up
-    def steps(self) -> int: "States after the start: one per step and per jump."; return len(self.main) - 1 + sum(k * len(t) for _, t, k in self.detours)
+
+    main: Tensor  # `(N,)`, falling
+    detours: tuple = ()  # of (i, inner, repeats): i rising, inner falling from above main[i] to it
+    inside: Sampler | None = None  # what goes down inside; None: the main sampler
+    s_noise: float = 1.0  # factor on the noise of the way up
+
+    def steps(self) -> int:
+        "States after the start: one per step and per jump."
+        return len(self.main) - 1 + sum(k * len(t) for _, t, k in self.detours)
+
 
 def as_route(process: LinearSDE, times) -> Route:
     "Times or a `Route` as a route whose main grid is checked."
     route = times if isinstance(times, Route) else Route(times)
     return replace(route, main=check_grid(route.main, process))
 
-def nfe(sampler: Sampler,
-        n: int | Route,  # grid points, or a whole route
-        evals: int = 1   # evaluations per call: 2 under guidance
-        ) -> int:
+
+def nfe(
+    sampler: Sampler,
+    n: int | Route,  # grid points, or a whole route
+    evals: int = 1,  # evaluations per call: 2 under guidance
+) -> int:
     "Network evaluations promised for n grid points, the final denoise counted: evals (n - 1) + 1; jumps are free, what follows them is not."
-    if isinstance(n, Route): return nfe(sampler, len(n.main), evals) + evals * (n.inside or sampler).evals * sum(k * (len(t) - 1) for _, t, k in n.detours)
-    require(isinstance(n, (int, np.integer)) and n >= 1, 'n', n, 'a whole number of grid points, at least 1')
+    if isinstance(n, Route):
+        return nfe(sampler, len(n.main), evals) + evals * (n.inside or sampler).evals * sum(
+            k * (len(t) - 1) for _, t, k in n.detours
+        )
+    require(
+        isinstance(n, (int, np.integer)) and n >= 1,
+        "n",
+        n,
+        "a whole number of grid points, at least 1",
+    )
     return evals * (sampler.evals * (int(n) - 1) + 1)
 
-def points(sampler: Sampler,
-           budget: int,    # evaluations that may be spent, at least `evals`
-           evals: int = 1) -> int:
+
+def points(
+    sampler: Sampler,
+    budget: int,  # evaluations that may be spent, at least `evals`
+    evals: int = 1,
+) -> int:
     "The largest number of grid points whose evaluations do not exceed the budget."
-    require(budget >= evals, 'nfe', budget, f'at least {evals}, the price of the final denoise')
+    require(budget >= evals, "nfe", budget, f"at least {evals}, the price of the final denoise")
     return (budget // evals - 1) // sampler.evals + 1
 
 # %% ../nbs/07_sampling.ipynb #27eea4cd
 @torch.no_grad()
-def finish(denoiser: NoisePredictor,
-           z: Tensor,  # state at time t
-           t: float) -> Tensor:
+def finish(
+    denoiser: NoisePredictor,
+    z: Tensor,  # state at time t
+    t: float,
+) -> Tensor:
     "The last evaluation: x0 at t for k = 1; for k > 1 one noise-free reverse-SDE step of length t, its x block."
     p = denoiser.process
     if p.k == 1:
         psi, sigma = (float(v) for v in scales(p, t))
         return affine(1 / psi, z, -sigma / psi, denoiser.eps(z, t))
-    F, _, E = slopes(p, f64([t])); c = z.shape[1] // p.k
+    F, _, E = slopes(p, f64([t]))
+    c = z.shape[1] // p.k
     return affine(eye(p) - t * F[0], z, -t * E[0], denoiser.eps(z, t))[:, :c]
 
 # %% ../nbs/07_sampling.ipynb #7157635e
@@ -136,71 +200,115 @@ def prepared(sampler: Sampler, process: LinearSDE, times: tuple, dtype, device) 
     "`sampler.prepare`, placed, once for equal arguments."
     return place(sampler.prepare(process, f64(times)), torch.empty(0, dtype=dtype, device=device))
 
-def coefficients(sampler: Sampler, process: LinearSDE, times: Tensor,
-                 z: Tensor) -> list:  # a state: its dtype and device
+
+def coefficients(
+    sampler: Sampler, process: LinearSDE, times: Tensor, z: Tensor
+) -> list:  # a state: its dtype and device
     "The records of a checked grid, placed; kept for the next batch if sampler and process are frozen, as all of ours are."
-    frozen = lambda o: getattr(getattr(o, '__dataclass_params__', None), 'frozen', False)
-    if len(times) < 2: return []
-    if frozen(sampler) and frozen(process): return prepared(sampler, process, tuple(times.tolist()), z.dtype, z.device)
+
+    def frozen(o):
+        return getattr(getattr(o, "__dataclass_params__", None), "frozen", False)
+
+    if len(times) < 2:
+        return []
+    if frozen(sampler) and frozen(process):
+        return prepared(sampler, process, tuple(times.tolist()), z.dtype, z.device)
     return place(sampler.prepare(process, times), z)
 
 # %% ../nbs/07_sampling.ipynb #52be9c5b
 @torch.no_grad()
-def walk(sampler: Sampler, denoiser: NoisePredictor,
-         recs: list,        # placed records of one falling stretch
-         z: Tensor, draw=None):
+def walk(
+    sampler: Sampler,
+    denoiser: NoisePredictor,
+    recs: list,  # placed records of one falling stretch
+    z: Tensor,
+    draw=None,
+):
     "Yield the state after each step of one falling stretch; memory starts empty."
     memory = None
     for r in recs:
         z, memory = sampler.step(denoiser, z, r, draw, memory)
         yield z
 
-def descend(sampler: Sampler, denoiser: NoisePredictor,
-            times: Tensor,     # falling, checked
-            z: Tensor, draw=None):
+
+def descend(
+    sampler: Sampler,
+    denoiser: NoisePredictor,
+    times: Tensor,  # falling, checked
+    z: Tensor,
+    draw=None,
+):
     "`walk` along a falling grid."
     return walk(sampler, denoiser, coefficients(sampler, denoiser.process, times, z), z, draw)
 
+
 def jumps(process: LinearSDE, route: Route) -> list:
     "One `Record` per detour: z goes up to a z + c w, by the transition kernel from main[i] to inner[0]."
-    if not route.detours: return []
-    s, t = torch.stack([route.main[i] for i, _, _ in route.detours]), torch.stack([inner[0] for _, inner, _ in route.detours])
+    if not route.detours:
+        return []
+    s = torch.stack([route.main[i] for i, _, _ in route.detours])
+    t = torch.stack([inner[0] for _, inner, _ in route.detours])
     P, S = process.transition(t, s)
     return records(a=P, c=route.s_noise * cholesky(S))
 
-def states(sampler: Sampler, denoiser: NoisePredictor,
-           times,                # grid, strictly falling inside (0, T], or a `Route`
-           z: Tensor,            # state at times[0], `(B, k*C, ...)`
-           draw=None,            # source of noise, if the sampler draws
-           denoise: bool = True  # end with the one evaluation that removes the last noise
-           ):
+
+def states(
+    sampler: Sampler,
+    denoiser: NoisePredictor,
+    times,  # grid, strictly falling inside (0, T], or a `Route`
+    z: Tensor,  # state at times[0], `(B, k*C, ...)`
+    draw=None,  # source of noise, if the sampler draws
+    denoise: bool = True,  # end with the one evaluation that removes the last noise
+):
     "Yield every state from z at times[0] to the picture: the one loop all samplers share, detours included."
-    p = denoiser.process; route = as_route(p, times); main, inside = route.main, route.inside or sampler
-    used = [sampler, inside][:1 + bool(route.detours)]
-    for s in used: require(s.k in (None, p.k), 'process', p, f'k = {s.k} for {type(s).__name__}')
+    p = denoiser.process
+    route = as_route(p, times)
+    main = route.main
+    inside = route.inside or sampler
+    used = [sampler, inside][: 1 + bool(route.detours)]
+    for s in used:
+        require(s.k in (None, p.k), "process", p, f"k = {s.k} for {type(s).__name__}")
     noisy = any(s.draws for s in used) or bool(route.detours) and route.s_noise > 0
-    require(draw is not None or not noisy, 'draw', draw, f'a source of noise: {type(sampler).__name__} draws' if sampler.draws else 'a source of noise: the way up draws')
-    recs = coefficients(sampler, p, main, z); inner = [coefficients(inside, p, t, z) for _, t, _ in route.detours]; at = 0
+    require(
+        draw is not None or not noisy,
+        "draw",
+        draw,
+        f"a source of noise: {type(sampler).__name__} draws"
+        if sampler.draws
+        else "a source of noise: the way up draws",
+    )
+    recs = coefficients(sampler, p, main, z)
+    inner = [coefficients(inside, p, t, z) for _, t, _ in route.detours]
+    at = 0
     yield z
     for (i, _, repeats), r, down in zip(route.detours, place(jumps(p, route), z), inner):
-        for z in walk(sampler, denoiser, recs[at:i], z, draw): yield z
+        for z in walk(sampler, denoiser, recs[at:i], z, draw):
+            yield z
         at = i
         for _ in range(repeats):
             z = mix(r.a, z)
-            if route.s_noise: z = z + mix(r.c, draw())
+            if route.s_noise:
+                z = z + mix(r.c, draw())
             yield z
-            for z in walk(inside, denoiser, down, z, draw): yield z
-    for z in walk(sampler, denoiser, recs[at:], z, draw): yield z
-    if denoise: yield finish(denoiser, z, float(main[-1]))
+            for z in walk(inside, denoiser, down, z, draw):
+                yield z
+    for z in walk(sampler, denoiser, recs[at:], z, draw):
+        yield z
+    if denoise:
+        yield finish(denoiser, z, float(main[-1]))
 
 # %% ../nbs/07_sampling.ipynb #3aee6d0f
 @dataclass(frozen=True)
 class Euler(Sampler):
     "Probability-flow Euler in t; any k."
+
     def prepare(self, process, times):
         "z_s = (I - h F) z - h/2 E eps."
-        t, s = times[:-1], times[1:]; h = (t - s)[:, None, None]; F, _, E = slopes(process, t)
+        t, s = times[:-1], times[1:]
+        h = (t - s)[:, None, None]
+        F, _, E = slopes(process, t)
         return records(t=t, s=s, a=eye(process) - h * F, b=-h / 2 * E)
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, at r.t."
         return affine(r.a, z, r.b, denoiser.eps(z, r.t)), None
@@ -209,27 +317,48 @@ class Euler(Sampler):
 @dataclass(frozen=True)
 class Heun(Sampler):
     "Probability-flow Heun in t: the trapezoidal rule with an Euler predictor; any k."
+
     order: ClassVar[int] = 2
     evals: ClassVar[int] = 2
+
     def prepare(self, process, times):
         "Euler's coefficients for the predictor; half of each end's slope for the step."
-        t, s = times[:-1], times[1:]; h = (t - s)[:, None, None]; I = eye(process)
-        F, _, E = slopes(process, t); F2, _, E2 = slopes(process, s)
-        return records(t=t, s=s, a=I - h * F, b=-h / 2 * E, a1=I - h / 2 * F, b1=-h / 4 * E, a2=-h / 2 * F2, b2=-h / 4 * E2)
+        t, s = times[:-1], times[1:]
+        h = (t - s)[:, None, None]
+        I = eye(process)
+        F, _, E = slopes(process, t)
+        F2, _, E2 = slopes(process, s)
+        return records(
+            t=t,
+            s=s,
+            a=I - h * F,
+            b=-h / 2 * E,
+            a1=I - h / 2 * F,
+            b1=-h / 4 * E,
+            a2=-h / 2 * F2,
+            b2=-h / 4 * E2,
+        )
+
     def step(self, denoiser, z, r, draw, memory):
         "Two evaluations, at r.t and r.s."
-        e = denoiser.eps(z, r.t); y = affine(r.a, z, r.b, e)
+        e = denoiser.eps(z, r.t)
+        y = affine(r.a, z, r.b, e)
         return affine(r.a1, z, r.b1, e) + affine(r.a2, y, r.b2, denoiser.eps(y, r.s)), None
 
 # %% ../nbs/07_sampling.ipynb #4b64f4b3
 @dataclass(frozen=True)
 class EulerMaruyama(Sampler):
     "The reverse SDE, one Euler-Maruyama step with everything taken at t; any k."
+
     draws: ClassVar[int] = 1
+
     def prepare(self, process, times):
         "z_s = (I - h F) z - h E eps + sqrt(h) G w."
-        t, s = times[:-1], times[1:]; h = (t - s)[:, None, None]; F, G, E = slopes(process, t)
+        t, s = times[:-1], times[1:]
+        h = (t - s)[:, None, None]
+        F, G, E = slopes(process, t)
         return records(t=t, s=s, a=eye(process) - h * F, b=-h * E, c=h.sqrt() * G)
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one draw."
         return affine(r.a, z, r.b, denoiser.eps(z, r.t)) + mix(r.c, draw()), None
@@ -238,16 +367,25 @@ class EulerMaruyama(Sampler):
 @dataclass(frozen=True)
 class DDIM(Sampler):
     "x_s = psi_s x0 + sqrt(sigma_s^2 - v) eps + sqrt(v) w, v = eta^2 times the variance of q(x_s | x_t, x0) (Song et al. 2021, Eq. 12)."
-    eta: float = 0.  # in [0, 1]; 0: deterministic, draws nothing; 1: the ancestral step of DDPM
+
+    eta: float = 0.0  # in [0, 1]; 0: deterministic, draws nothing; 1: the ancestral step of DDPM
     k: ClassVar[int] = 1
-    def __post_init__(self): require(0 <= self.eta <= 1, 'eta', self.eta, 'in [0, 1]')
+
+    def __post_init__(self):
+        require(0 <= self.eta <= 1, "eta", self.eta, "in [0, 1]")
+
     @property
-    def draws(self): "1 if eta > 0."; return int(self.eta > 0)
+    def draws(self):
+        "1 if eta > 0."
+        return int(self.eta > 0)
+
     def prepare(self, process, times):
         "z_s = a z + b eps + c w."
-        t, s = times[:-1], times[1:]; (p, g), (q, h) = scales(process, t), scales(process, s)
+        t, s = times[:-1], times[1:]
+        (p, g), (q, h) = scales(process, t), scales(process, s)
         v = (self.eta * h / g) ** 2 * process.transition(t, s)[1].flatten()
         return records(t=t, s=s, a=q / p, b=(h * h - v).sqrt() - q / p * g, c=v.sqrt())
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; one draw if eta > 0."
         z = affine(r.a, z, r.b, denoiser.eps(z, r.t))
@@ -257,15 +395,30 @@ class DDIM(Sampler):
 @dataclass(frozen=True)
 class DDPM(Sampler):
     "x_s = (x_t - Sigma eps / sigma_t)/psi_ts + noise, (psi_ts, Sigma) the transition from s to t (Ho et al. 2020, Eq. 11 and Sec. 3.2)."
-    variance: str = 'small'  # 'small': that of q(x_s | x_t, x0); 'large': Sigma itself
+
+    variance: str = "small"  # 'small': that of q(x_s | x_t, x0); 'large': Sigma itself
     draws: ClassVar[int] = 1
     k: ClassVar[int] = 1
-    def __post_init__(self): require(self.variance in ('small', 'large'), 'variance', self.variance, "'small' or 'large'")
+
+    def __post_init__(self):
+        require(
+            self.variance in ("small", "large"), "variance", self.variance, "'small' or 'large'"
+        )
+
     def prepare(self, process, times):
         "z_s = a z + b eps + c w."
-        t, s = times[:-1], times[1:]; psi, S = (v.flatten() for v in process.transition(t, s))
-        g, h = scales(process, t)[1], scales(process, s)[1]
-        return records(t=t, s=s, a=1 / psi, b=-S / (psi * g), c=S.sqrt() * (h / g if self.variance == 'small' else 1))
+        t, s = times[:-1], times[1:]
+        psi, S = (v.flatten() for v in process.transition(t, s))
+        g = scales(process, t)[1]
+        h = scales(process, s)[1]
+        return records(
+            t=t,
+            s=s,
+            a=1 / psi,
+            b=-S / (psi * g),
+            c=S.sqrt() * (h / g if self.variance == "small" else 1),
+        )
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one draw."
         return torch.add(affine(r.a, z, r.b, denoiser.eps(z, r.t)), draw(), alpha=r.c), None
@@ -273,19 +426,30 @@ class DDPM(Sampler):
 # %% ../nbs/07_sampling.ipynb #14583d4e
 def transfer(process: LinearSDE, times: Tensor) -> dict:
     "Columns t, s, a, b of the exact step for a frozen eps, x_s = a x_t + b eps (DDIM with eta = 0); k = 1."
-    t, s = times[:-1], times[1:]; (p, g), (q, h) = scales(process, t), scales(process, s)
+    t, s = times[:-1], times[1:]
+    (p, g), (q, h) = scales(process, t), scales(process, s)
     return dict(t=t, s=s, a=q / p, b=h - q / p * g)
 
-ADAMS = ((1.,), (3/2, -1/2), (23/12, -16/12, 5/12), (55/24, -59/24, 37/24, -9/24))
+
+ADAMS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
 
 @dataclass(frozen=True)
 class PNDM(Sampler):
     "Adams-Bashforth 4 on eps inside the DDIM transfer, AB1 to AB3 while the memory fills (Liu et al. 2022, Eq. 12); order 2, on a uniform grid."
+
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
+
     def prepare(self, process, times):
         "DDIM's coefficients."
         return records(**transfer(process, times))
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last four."
         past = (denoiser.eps(z, r.t), *(memory or ()))[:4]
@@ -298,14 +462,19 @@ def gauss_legendre(nodes: int):
     "Nodes and weights on [-1, 1], float64."
     return tuple(f64(v) for v in np.polynomial.legendre.leggauss(nodes))
 
+
 def lag(process: LinearSDE, t: Tensor, s: Tensor, nodes: int = 48) -> Tensor:
     "Mean of u - t over the path from t to s, weighted by d rho(u): Gauss-Legendre in r = sqrt(u), float64; k = 1."
-    x, w = gauss_legendre(nodes); a, b = t.sqrt()[:, None], s.sqrt()[:, None]
-    r = (a + b) / 2 + (b - a) / 2 * x; u = r * r
+    x, w = gauss_legendre(nodes)
+    a = t.sqrt()[:, None]
+    b = s.sqrt()[:, None]
+    r = (a + b) / 2 + (b - a) / 2 * x
+    u = r * r
     mu, sigma = scales(process, u)
-    slope = process.G(u)[..., 0, 0] ** 2 / (2 * mu * sigma)          # d rho / du
+    slope = process.G(u)[..., 0, 0] ** 2 / (2 * mu * sigma)  # d rho / du
     area = (b - a) / 2 * w * slope * 2 * r
     return (area * (r - a) * (r + a)).sum(-1) / area.sum(-1)
+
 
 def after_first(column: Tensor) -> Tensor:
     "The column with a 1 before it, for the first interval, whose memory is empty."
@@ -315,12 +484,16 @@ def after_first(column: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class DEIS2(Sampler):
     "eps extrapolated linearly in t from the last two evaluations, weights exact (tAB-DEIS, r = 1; Zhang and Chen 2023, Eq. 13-15)."
+
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
+
     def prepare(self, process, times):
         "DDIM's coefficients and the weight w of (8)."
-        c = transfer(process, times); t = c['t']
-        return records(**c, w=after_first(1 + lag(process, t, c['s'])[1:] / (t[1:] - t[:-1])))
+        c = transfer(process, times)
+        t = c["t"]
+        return records(**c, w=after_first(1 + lag(process, t, c["s"])[1:] / (t[1:] - t[:-1])))
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last one."
         e = denoiser.eps(z, r.t)
@@ -330,22 +503,50 @@ class DEIS2(Sampler):
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
     "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2), or its SDE form, one draw a step."
-    stochastic: float = 0.  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE; between and above, less noise and more
-    s_min: float = 0.       # draw only where s_min <= sigma/psi <= s_max at the start of the step
+
+    stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE; between and above, less noise and more
+    s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
     s_max: float = math.inf
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
+
     def __post_init__(self):
-        require(isinstance(self.stochastic, (int, float)) and 0 <= self.stochastic < math.inf, 'stochastic', self.stochastic, 'a number, at least 0; or True or False')
-        require(0 <= self.s_min <= self.s_max, 's_min, s_max', (self.s_min, self.s_max), '0 <= s_min <= s_max')
+        require(
+            isinstance(self.stochastic, (int, float)) and 0 <= self.stochastic < math.inf,
+            "stochastic",
+            self.stochastic,
+            "a number, at least 0; or True or False",
+        )
+        require(
+            0 <= self.s_min <= self.s_max,
+            "s_min, s_max",
+            (self.s_min, self.s_max),
+            "0 <= s_min <= s_max",
+        )
+
     @property
-    def draws(self): "1 for the SDE form (at most: none on a step outside [s_min, s_max])."; return int(self.stochastic > 0)
+    def draws(self):
+        "1 for the SDE form (at most: none on a step outside [s_min, s_max])."
+        return int(self.stochastic > 0)
+
     def prepare(self, process, times):
         "x0 = x z + e eps; z_s = a z + b x0 + c w, x0 extrapolated with weight w."
-        t, s = times[:-1], times[1:]; (p, g), (q, h) = scales(process, t), scales(process, s); rho = g / p
-        l = (h * p / (g * q)).log(); eta = self.stochastic * ((rho >= self.s_min) & (rho <= self.s_max)).double()
-        return records(t=t, s=s, x=1 / p, e=-rho, a=h / g * (l * eta).exp(), b=-q * torch.expm1((1 + eta) * l),
-                       c=h * (-torch.expm1(2 * eta * l)).sqrt(), w=after_first(1 + l[1:] / l[:-1] / 2))
+        t, s = times[:-1], times[1:]
+        (p, g), (q, h) = scales(process, t), scales(process, s)
+        rho = g / p
+        l = (h * p / (g * q)).log()
+        eta = self.stochastic * ((rho >= self.s_min) & (rho <= self.s_max)).double()
+        return records(
+            t=t,
+            s=s,
+            x=1 / p,
+            e=-rho,
+            a=h / g * (l * eta).exp(),
+            b=-q * torch.expm1((1 + eta) * l),
+            c=h * (-torch.expm1(2 * eta * l)).sqrt(),
+            w=after_first(1 + l[1:] / l[:-1] / 2),
+        )
+
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last x0; at most one draw."
         x = affine(r.x, z, r.e, denoiser.eps(z, r.t))
@@ -356,184 +557,396 @@ class DPMpp2M(Sampler):
 @dataclass(frozen=True)
 class EDMHeun(Sampler):
     "Heun in rho = sigma/psi, with churn: first up to rho (1 + gamma) by fresh noise, then down from there (Karras et al. 2022, Alg. 2)."
-    s_churn: float = 0.        # >= 0; gamma = min(s_churn / N, sqrt(2) - 1), N grid points; 0: deterministic
-    s_min: float = 0.          # churn only where s_min <= rho <= s_max
+
+    s_churn: float = (
+        0.0  # >= 0; gamma = min(s_churn / N, sqrt(2) - 1), N grid points; 0: deterministic
+    )
+    s_min: float = 0.0  # churn only where s_min <= rho <= s_max
     s_max: float = math.inf
-    s_noise: float = 1.        # standard deviation of the fresh noise, > 0
+    s_noise: float = 1.0  # standard deviation of the fresh noise, > 0
     order: ClassVar[int] = 2
     evals: ClassVar[int] = 2
     k: ClassVar[int] = 1
+
     def __post_init__(self):
-        require(self.s_churn >= 0, 's_churn', self.s_churn, 'at least 0'); require(self.s_noise > 0, 's_noise', self.s_noise, 'above 0')
-        require(0 <= self.s_min <= self.s_max, 's_min, s_max', (self.s_min, self.s_max), '0 <= s_min <= s_max')
+        require(self.s_churn >= 0, "s_churn", self.s_churn, "at least 0")
+        require(self.s_noise > 0, "s_noise", self.s_noise, "above 0")
+        require(
+            0 <= self.s_min <= self.s_max,
+            "s_min, s_max",
+            (self.s_min, self.s_max),
+            "0 <= s_min <= s_max",
+        )
+
     @property
-    def draws(self): "1 if there is churn (at most: none on a step outside [s_min, s_max])."; return int(self.s_churn > 0)
+    def draws(self):
+        "1 if there is churn (at most: none on a step outside [s_min, s_max])."
+        return int(self.s_churn > 0)
+
     def raised(self, process, times):
         "The times to which churn goes up, one per interval; never past T, never below the start."
-        t = times[:-1]; rho = process.rho(t); gamma = min(self.s_churn / len(times), math.sqrt(2) - 1)
+        t = times[:-1]
+        rho = process.rho(t)
+        gamma = min(self.s_churn / len(times), math.sqrt(2) - 1)
         on = (rho >= self.s_min) & (rho <= self.s_max) & (t < process.T) & (gamma > 0)
-        up = process.time((rho * (1 + gamma)).clamp(max=float(process.rho(process.T)))).clamp(max=process.T)
+        up = process.time((rho * (1 + gamma)).clamp(max=float(process.rho(process.T)))).clamp(
+            max=process.T
+        )
         return torch.where(on, torch.maximum(up, t), t)
+
     def prepare(self, process, times):
         "Up: z_u = up z + c w, at time u >= t; down: DDIM's a and b from u to s."
-        t, s, u = times[:-1], times[1:], self.raised(process, times); P, S = (v.flatten() for v in process.transition(u, t))
+        t = times[:-1]
+        s = times[1:]
+        u = self.raised(process, times)
+        P, S = (v.flatten() for v in process.transition(u, t))
         (p, g), (q, h) = scales(process, u), scales(process, s)
         return records(t=t, s=s, u=u, up=P, c=self.s_noise * S.sqrt(), a=q / p, b=h - q / p * g)
+
     def step(self, denoiser, z, r, draw, memory):
         "At most one draw; two evaluations, at r.u and r.s."
-        if r.c: z = torch.add(r.up * z, draw(), alpha=r.c)
-        e = denoiser.eps(z, r.u); y = affine(r.a, z, r.b, e)
+        if r.c:
+            z = torch.add(r.up * z, draw(), alpha=r.c)
+        e = denoiser.eps(z, r.u)
+        y = affine(r.a, z, r.b, e)
         return affine(r.a, z, r.b / 2, e + denoiser.eps(y, r.s)), None
 
 # %% ../nbs/07_sampling.ipynb #465a85d8
-SAMPLERS = dict(euler=Euler, heun=Heun, em=EulerMaruyama, ddim=DDIM, ddpm=DDPM, pndm=PNDM, deis2=DEIS2, dpmpp2m=DPMpp2M, edm=EDMHeun)
+SAMPLERS = dict(
+    euler=Euler,
+    heun=Heun,
+    em=EulerMaruyama,
+    ddim=DDIM,
+    ddpm=DDPM,
+    pndm=PNDM,
+    deis2=DEIS2,
+    dpmpp2m=DPMpp2M,
+    edm=EDMHeun,
+)
+
 
 def parse_value(text: str):
     "A number, a truth value or a word, as one types it in a shell."
-    if text.lower() in ('true', 'false'): return text.lower() == 'true'
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
-        try: return kind(text)
-        except ValueError: pass
+        try:
+            return kind(text)
+        except ValueError:
+            pass
     return text
+
 
 def registry() -> dict:
     "`SAMPLERS` of this chapter and of the later ones, by name."
-    rooms = [importlib.import_module(f'compsamp.{m}') for m in ('psld', 'conjugate', 'splitting') if importlib.util.find_spec(f'compsamp.{m}')]
+    rooms = [
+        importlib.import_module(f"compsamp.{m}")
+        for m in ("psld", "conjugate", "splitting")
+        if importlib.util.find_spec(f"compsamp.{m}")
+    ]
     return {**SAMPLERS, **{n: s for room in rooms for n, s in room.SAMPLERS.items()}}
 
-def parse_sampler(text: str  # a name of `registry()`, with settings if any: 'edm:s_churn=20,s_min=.05'
-                  ) -> Sampler:
+
+def parse_sampler(
+    text: str,  # a name of `registry()`, with settings if any: 'edm:s_churn=20,s_min=.05'
+) -> Sampler:
     "The sampler a line of text names; ValueError if there is none."
-    name, _, rest = text.partition(':'); table = registry()
-    require(name in table, 'sampler', name, f'one of {", ".join(table)}')
-    make = table[name]; known = [f.name for f in fields(getattr(make, 'func', make))][len(getattr(make, 'args', ())):]; given = {}
-    for part in filter(None, rest.split(',')):
-        key, eq, value = part.partition('=')
-        require(eq and key in known, 'sampler', text, f'{name} takes {" and ".join(f"{k}=..." for k in known) or "no settings"}')
+    name, _, rest = text.partition(":")
+    table = registry()
+    require(name in table, "sampler", name, f"one of {', '.join(table)}")
+    make = table[name]
+    known = [f.name for f in fields(getattr(make, "func", make))][len(getattr(make, "args", ())) :]
+    given = {}
+    for part in filter(None, rest.split(",")):
+        key, eq, value = part.partition("=")
+        require(
+            eq and key in known,
+            "sampler",
+            text,
+            f"{name} takes {' and '.join(f'{k}=...' for k in known) or 'no settings'}",
+        )
         given[key] = parse_value(value)
-    try: return make(**given)
-    except TypeError: raise ValueError(f'sampler = {text!r}: the settings of {name} ({", ".join(known)}) are numbers') from None
+    try:
+        return make(**given)
+    except TypeError:
+        raise ValueError(
+            f"sampler = {text!r}: the settings of {name} ({', '.join(known)}) are numbers"
+        ) from None
 
 # %% ../nbs/07_sampling.ipynb #c0166356
 @dataclass
 class Samples:
     "What was drawn, `(n, C, ...)` on the CPU, and what it cost: evaluations per sample, seconds for all."
+
     x: Tensor
     nfe: int
     seconds: float
     trace: list  # the states, `(n, k*C, ...)` each, if asked for
 
+
 def watch(steps, total: int, on: bool):
     "The iterable, under a fastprogress bar if `on`; the iterable itself, at no cost, if not."
-    if not on: return steps
+    if not on:
+        return steps
     from fastprogress.fastprogress import progress_bar
+
     return progress_bar(steps, total=total)
+
 
 def bound(denoiser: NoisePredictor, n: int, labels, guidance: float):
     "A function from (i, b) to the denoiser of samples i .. i+b-1, each with its own label."
-    if labels is None: return lambda i, b: denoiser
-    require(hasattr(denoiser, 'bind'), 'labels', labels, f'None: {type(denoiser).__name__} knows no labels', TypeError)
+    if labels is None:
+        return lambda i, b: denoiser
+    require(
+        hasattr(denoiser, "bind"),
+        "labels",
+        labels,
+        f"None: {type(denoiser).__name__} knows no labels",
+        TypeError,
+    )
     labels = torch.as_tensor(labels)
-    if labels.dim() == 0: labels = labels.expand(n)
-    require(len(labels) == n, 'labels', tuple(labels.shape), f'one label, or n = {n} of them')
-    return lambda i, b: denoiser.bind(labels=labels[i:i + b], guidance=guidance)
+    if labels.dim() == 0:
+        labels = labels.expand(n)
+    require(len(labels) == n, "labels", tuple(labels.shape), f"one label, or n = {n} of them")
+    return lambda i, b: denoiser.bind(labels=labels[i : i + b], guidance=guidance)
 
 # %% ../nbs/07_sampling.ipynb #53b0e410
-def sample(sampler: Sampler, denoiser: NoisePredictor,
-           times=50,                 # grid that starts at T, its number of points (then uniform), or a `Route`
-           n: int = 64,              # samples
-           seed: int = 0,            # of the run, >= 0
-           first: int = 0,           # index of the first sample in the run
-           batch: int = 64,          # samples per forward call
-           labels=None,              # one class, or `(n,)` of them; None for the unconditional branch
-           guidance: float = 1.,     # weight of the label; other than 0 and 1 it doubles the evaluations
-           shape: tuple | None = None,  # of one picture, default the denoiser's
-           dtype=torch.float32, denoise: bool = True, trace: bool = False,
-           progress: bool = False    # a bar over all steps
-           ) -> Samples:
+def sample(
+    sampler: Sampler,
+    denoiser: NoisePredictor,
+    times=50,  # grid that starts at T, its number of points (then uniform), or a `Route`
+    n: int = 64,  # samples
+    seed: int = 0,  # of the run, >= 0
+    first: int = 0,  # index of the first sample in the run
+    batch: int = 64,  # samples per forward call
+    labels=None,  # one class, or `(n,)` of them; None for the unconditional branch
+    guidance: float = 1.0,  # weight of the label; other than 0 and 1 it doubles the evaluations
+    shape: tuple | None = None,  # of one picture, default the denoiser's
+    dtype=torch.float32,
+    denoise: bool = True,
+    trace: bool = False,
+    progress: bool = False,  # a bar over all steps
+) -> Samples:
     "Draw samples first .. first+n-1 of run `seed`, `batch` at a time, on the denoiser's device: sample i is the same at any batch size."
-    p = denoiser.process; shape = shape or getattr(denoiser, 'shape', None); began = time.perf_counter()
-    require(shape is not None, 'shape', shape, 'the shape of one picture, for a denoiser without one'); full = (p.k * shape[0], *shape[1:])
+    p = denoiser.process
+    shape = shape or getattr(denoiser, "shape", None)
+    began = time.perf_counter()
+    require(
+        shape is not None, "shape", shape, "the shape of one picture, for a denoiser without one"
+    )
+    full = (p.k * shape[0], *shape[1:])
     route = as_route(p, grid(p, times) if isinstance(times, (int, np.integer)) else times)
-    for name, v in (('n', n), ('batch', batch)): require(isinstance(v, (int, np.integer)) and v >= 1, name, v, 'a whole number, at least 1')
-    at, device, ends, kept, calls = bound(denoiser, n, labels, guidance), getattr(denoiser, 'device', torch.device('cpu')), [], {}, 0
+    for name, v in (("n", n), ("batch", batch)):
+        require(isinstance(v, (int, np.integer)) and v >= 1, name, v, "a whole number, at least 1")
+    at = bound(denoiser, n, labels, guidance)
+    device = getattr(denoiser, "device", torch.device("cpu"))
+    ends = []
+    kept = {}
+    calls = 0
+
     def run():
         nonlocal calls
         for i in range(0, n, batch):
-            b = min(batch, n - i); d = at(i, b); before = d.nfe; draw = Noise(seed, b, full, first + i, dtype, device)
-            for j, z in enumerate(states(sampler, d, route, p.prior((b, *full), draw()), draw, denoise)):
-                if trace: kept.setdefault(j, []).append(z.cpu())
-                if j: yield
-            ends.append(z.cpu()); calls = d.nfe - before
-    for _ in watch(run(), -(-n // batch) * (route.steps() + denoise), progress): pass
-    x = torch.cat(ends); require(bool(torch.isfinite(x).all()), 'x', 'NaN or infinity', 'finite samples: the network or the step blew up', FloatingPointError)
+            b = min(batch, n - i)
+            d = at(i, b)
+            before = d.nfe
+            draw = Noise(seed, b, full, first + i, dtype, device)
+            for j, z in enumerate(
+                states(sampler, d, route, p.prior((b, *full), draw()), draw, denoise)
+            ):
+                if trace:
+                    kept.setdefault(j, []).append(z.cpu())
+                if j:
+                    yield
+            ends.append(z.cpu())
+            calls = d.nfe - before
+
+    for _ in watch(run(), -(-n // batch) * (route.steps() + denoise), progress):
+        pass
+    x = torch.cat(ends)
+    require(
+        bool(torch.isfinite(x).all()),
+        "x",
+        "NaN or infinity",
+        "finite samples: the network or the step blew up",
+        FloatingPointError,
+    )
     return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
 
 # %% ../nbs/07_sampling.ipynb #98c5e073
 def options() -> argparse.ArgumentParser:
     "What `compsamp_sample` understands."
-    p = argparse.ArgumentParser('compsamp_sample', description='Draw pictures with a trained network.')
-    p.add_argument('--checkpoint', default='fashion-vp', help='a shipped network or a checkpoint folder (default %(default)s)')
-    p.add_argument('--sampler', default='dpmpp2m', help=f'{", ".join(registry())}; settings after a colon, as in dpmpp2m:stochastic=1 (default %(default)s)')
+    p = argparse.ArgumentParser(
+        "compsamp_sample", description="Draw pictures with a trained network."
+    )
+    p.add_argument(
+        "--checkpoint",
+        default="fashion-vp",
+        help="a shipped network or a checkpoint folder (default %(default)s)",
+    )
+    p.add_argument(
+        "--sampler",
+        default="dpmpp2m",
+        help=f"{', '.join(registry())}; settings after a colon, as in dpmpp2m:stochastic=1 (default %(default)s)",
+    )
     g = p.add_mutually_exclusive_group()
-    g.add_argument('--steps', type=int, metavar='N', help='grid points N (default 50)')
-    g.add_argument('--nfe', type=int, metavar='n', help='take the largest N whose network evaluations do not exceed n')
-    p.add_argument('--grid', default='uniform', choices=GRIDS)
-    p.add_argument('--restart', action='append', default=[], metavar='LOW,HIGH,POINTS,K', help='go up from noise-to-signal ratio LOW to HIGH and down again in POINTS grid points, K times (chapter 13); may be given again')
-    p.add_argument('--n', type=int, default=64, help='pictures (default 64)')
-    p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--batch', type=int, default=64, help='pictures per forward call; does not change them')
-    p.add_argument('--label', type=int, nargs='+', metavar='CLASS', help='one class, or several to cycle through')
-    p.add_argument('--guidance', type=float, default=1., help='weight of --label; other than 0 and 1 it doubles the evaluations')
-    p.add_argument('--device', help='cpu, cuda, cuda:1, mps (default: the best there is)')
-    p.add_argument('--out', type=Path, default=Path('samples.png'), help='a .png grid or an .npz of float32 pictures (default %(default)s)')
-    p.add_argument('--parts', action='store_true', help='keep finished batches in OUT.parts until all are there, so that a job cut off goes on; always so under torchrun (chapter 17)')
-    p.add_argument('--quiet', action='store_true', help='no progress bar')
+    g.add_argument("--steps", type=int, metavar="N", help="grid points N (default 50)")
+    g.add_argument(
+        "--nfe",
+        type=int,
+        metavar="n",
+        help="take the largest N whose network evaluations do not exceed n",
+    )
+    p.add_argument("--grid", default="uniform", choices=GRIDS)
+    p.add_argument(
+        "--restart",
+        action="append",
+        default=[],
+        metavar="LOW,HIGH,POINTS,K",
+        help="go up from noise-to-signal ratio LOW to HIGH and down again in POINTS grid points, K times (chapter 13); may be given again",
+    )
+    p.add_argument("--n", type=int, default=64, help="pictures (default 64)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--batch", type=int, default=64, help="pictures per forward call; does not change them"
+    )
+    p.add_argument(
+        "--label",
+        type=int,
+        nargs="+",
+        metavar="CLASS",
+        help="one class, or several to cycle through",
+    )
+    p.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="weight of --label; other than 0 and 1 it doubles the evaluations",
+    )
+    p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("samples.png"),
+        help="a .png grid or an .npz of float32 pictures (default %(default)s)",
+    )
+    p.add_argument(
+        "--parts",
+        action="store_true",
+        help="keep finished batches in OUT.parts until all are there, so that a job cut off goes on; always so under torchrun (chapter 17)",
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
 # %% ../nbs/07_sampling.ipynb #ee123231
 def save_samples(path: Path, x: Tensor, **facts):
     "Pictures as a PNG grid, or with the facts about them as npz, whichever the name says; atomically."
     from compsamp.core import atomic, save_png
-    if path.suffix == '.png': return save_png(path, x)
-    with atomic(path) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, x=x.numpy(), **facts)
+
+    if path.suffix == ".png":
+        return save_png(path, x)
+    with atomic(path) as tmp, open(tmp, "wb") as f:
+        np.savez_compressed(f, x=x.numpy(), **facts)
+
 
 def parse_restart(text: str, process: LinearSDE):
     "The `RestartInterval` that 'LOW,HIGH,POINTS,K' describes."
-    try: low, high, n, k = text.split(','); four = float(low), float(high), int(n), int(k)
-    except ValueError: raise ValueError(f"restart = {text!r}: two noise-to-signal ratios and two whole numbers, as in '0.06,0.3,3,2'") from None
-    return importlib.import_module('compsamp.restart').RestartInterval.from_sigma(process, *four)
+    try:
+        low, high, n, k = text.split(",")
+        four = float(low), float(high), int(n), int(k)
+    except ValueError:
+        raise ValueError(
+            f"restart = {text!r}: two noise-to-signal ratios and two whole numbers, as in '0.06,0.3,3,2'"
+        ) from None
+    return importlib.import_module("compsamp.restart").RestartInterval.from_sigma(process, *four)
 
-def main_points(sampler: Sampler, budget: int,
-                ups: list,         # of `RestartInterval`
-                evals: int = 1) -> int:
+
+def main_points(
+    sampler: Sampler,
+    budget: int,
+    ups: list,  # of `RestartInterval`
+    evals: int = 1,
+) -> int:
     "`points` of the main grid that a budget leaves after the restarts `ups`."
-    return points(sampler, budget - evals * sampler.evals * sum(v.repeats * (v.points - 1) for v in ups), evals)
+    return points(
+        sampler,
+        budget - evals * sampler.evals * sum(v.repeats * (v.points - 1) for v in ups),
+        evals,
+    )
 
-def restarted(process: LinearSDE, n: int, ups: list, kind: str = 'karras'):
+
+def restarted(process: LinearSDE, n: int, ups: list, kind: str = "karras"):
     "A grid of n points, or its `Route` if there are restarts, all grids of one kind."
-    return importlib.import_module('compsamp.restart').restart(process, grid(process, n, kind), ups, kind=kind) if ups else grid(process, n, kind)
+    return (
+        importlib.import_module("compsamp.restart").restart(
+            process, grid(process, n, kind), ups, kind=kind
+        )
+        if ups
+        else grid(process, n, kind)
+    )
 
-def draw_pictures(a: argparse.Namespace,
-                  draw=sample):  # or what several processes do, which returns None in all but one (chapter 17)
+
+def draw_pictures(
+    a: argparse.Namespace, draw=sample
+):  # or what several processes do, which returns None in all but one (chapter 17)
     "Load, draw, save and report, as the options say; everything that can be wrong is checked before the work."
     from compsamp.networks import load
-    for name, v in (('steps', a.steps), ('n', a.n), ('batch', a.batch)): require(v is None or v >= 1, name, v, 'at least 1')
-    require(a.out.suffix in ('.png', '.npz'), 'out', str(a.out), 'a name ending in .png or .npz')
-    require(a.guidance == 1 or a.label is not None, 'guidance', a.guidance, '1 without --label')
-    s = parse_sampler(a.sampler); d = load(a.checkpoint, device=pick_device(a.device))
-    labels = None if a.label is None else torch.tensor([a.label[i % len(a.label)] for i in range(a.n)])
+
+    for name, v in (("steps", a.steps), ("n", a.n), ("batch", a.batch)):
+        require(v is None or v >= 1, name, v, "at least 1")
+    require(a.out.suffix in (".png", ".npz"), "out", str(a.out), "a name ending in .png or .npz")
+    require(a.guidance == 1 or a.label is not None, "guidance", a.guidance, "1 without --label")
+    s = parse_sampler(a.sampler)
+    d = load(a.checkpoint, device=pick_device(a.device))
+    labels = (
+        None if a.label is None else torch.tensor([a.label[i % len(a.label)] for i in range(a.n)])
+    )
     evals = 1 if labels is None else d.bind(labels=labels[:1], guidance=a.guidance).evals
     ups = [parse_restart(text, d.process) for text in a.restart]
-    N = main_points(s, a.nfe, ups, evals) if a.nfe is not None else 50 if a.steps is None else a.steps
-    r = draw(s, d, restarted(d.process, N, ups, a.grid), a.n, a.seed, batch=a.batch, labels=labels, guidance=a.guidance, progress=not a.quiet)
-    if r is None: return
-    save_samples(a.out, r.x, sampler=repr(s), seed=a.seed, points=N, nfe=r.nfe, grid=a.grid, checkpoint=str(a.checkpoint))
-    print(f"{'' if a.quiet else chr(10)}{a.out}: {a.n} pictures, {s}, N = {N} grid points{', restart ' + ' '.join(a.restart) if ups else ''}, {r.nfe} evaluations each, {r.seconds:.1f} s")
+    N = (
+        main_points(s, a.nfe, ups, evals)
+        if a.nfe is not None
+        else 50
+        if a.steps is None
+        else a.steps
+    )
+    r = draw(
+        s,
+        d,
+        restarted(d.process, N, ups, a.grid),
+        a.n,
+        a.seed,
+        batch=a.batch,
+        labels=labels,
+        guidance=a.guidance,
+        progress=not a.quiet,
+    )
+    if r is None:
+        return
+    save_samples(
+        a.out,
+        r.x,
+        sampler=repr(s),
+        seed=a.seed,
+        points=N,
+        nfe=r.nfe,
+        grid=a.grid,
+        checkpoint=str(a.checkpoint),
+    )
+    print(
+        f"{'' if a.quiet else chr(10)}{a.out}: {a.n} pictures, {s}, N = {N} grid points{', restart ' + ' '.join(a.restart) if ups else ''}, {r.nfe} evaluations each, {r.seconds:.1f} s"
+    )
+
 
 def main(argv=None) -> int:
     "`compsamp_sample`: pictures from the shell; exit status 2 and one line that says why if it cannot."
-    parser = options(); a = parser.parse_args(argv); parts = a.parts or os.environ.get('WORLD_SIZE', '1') != '1'
-    try: importlib.import_module('compsamp.processes').draw_together(a) if parts else draw_pictures(a)
-    except (ValueError, TypeError, OSError, FloatingPointError) as e: parser.error(str(e))
+    parser = options()
+    a = parser.parse_args(argv)
+    parts = a.parts or os.environ.get("WORLD_SIZE", "1") != "1"
+    try:
+        importlib.import_module("compsamp.processes").draw_together(a) if parts else draw_pictures(
+            a
+        )
+    except (ValueError, TypeError, OSError, FloatingPointError) as e:
+        parser.error(str(e))
     return 0

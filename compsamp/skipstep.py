@@ -22,57 +22,104 @@ from .training import Epsilon, draw_times, noisy
 @dataclass(frozen=True)
 class Skip:
     "The time a skip-step loss looks back from t: `skip` of `steps` equal parts of [0, T]."
+
     process: LinearSDE
-    skip: int = 9      # parts skipped, from 1 to steps - 1
+    skip: int = 9  # parts skipped, from 1 to steps - 1
     steps: int = 1000  # parts of [0, T], at least 2; the published code has a table of 1000
+
     def __post_init__(self):
-        require(whole(self.steps) and self.steps >= 2, 'steps', self.steps, 'a whole number, at least 2: one step cannot be skipped')
-        require(whole(self.skip) and 1 <= self.skip < self.steps, 'skip', self.skip, f'a whole number from 1 to steps - 1 = {self.steps - 1}')
+        require(
+            whole(self.steps) and self.steps >= 2,
+            "steps",
+            self.steps,
+            "a whole number, at least 2: one step cannot be skipped",
+        )
+        require(
+            whole(self.skip) and 1 <= self.skip < self.steps,
+            "skip",
+            self.skip,
+            f"a whole number from 1 to steps - 1 = {self.steps - 1}",
+        )
+
     @property
-    def length(self) -> float: "How far it looks back."; return self.skip * self.process.T / self.steps
+    def length(self) -> float:
+        "How far it looks back."
+        return self.skip * self.process.T / self.steps
+
     def on(self, t) -> Tensor:
         "Where there is something to look back to: t >= length. Elsewhere the loss is the plain one."
         return f64(t) >= self.length * (1 - 1e-9)
-    def start(self, t, least: float = 0.) -> Tensor:
+
+    def start(self, t, least: float = 0.0) -> Tensor:
         "r = t - length, but no less than `least`."
         return (f64(t) - self.length).clamp(min=least)
+
     def ratio(self, t) -> Tensor:
         "C = Psi^-1 chol Sigma of the step from r to t, `(..., k, k)`: noise gathered in it, in units of z_r."
-        t = self.process.checked(t, zero=False); P, S = self.process.transition(t, self.start(t))
+        t = self.process.checked(t, zero=False)
+        P, S = self.process.transition(t, self.start(t))
         return torch.linalg.solve(P, cholesky(S))
 
 # %% ../nbs/09_skipstep.ipynb #59202b5a
-VARIANTS = ('published', 'shared', 'consistent')
+VARIANTS = ("published", "shared", "consistent")
+
 
 def check_weights(variant, tau, eta):
     "An error unless these are a variant of the loss and its two weights."
-    require(variant in VARIANTS, 'variant', variant, f'one of {", ".join(VARIANTS)}')
-    for n, v in (('tau', tau), ('eta', eta)): require(isinstance(v, (int, float)) and 0 <= v <= 1, n, v, 'a number in [0, 1]')
+    require(variant in VARIANTS, "variant", variant, f"one of {', '.join(VARIANTS)}")
+    for n, v in (("tau", tau), ("eta", eta)):
+        require(isinstance(v, (int, float)) and 0 <= v <= 1, n, v, "a number in [0, 1]")
 
-def kappa(process: LinearSDE,
-          t,                 # float or float64 `(...)`, in (0, T]
-          skip: int = 9,     # of `steps` parts of [0, T]
-          tau: float = .99,  # weight of the plain loss, in [0, 1]
-          variant: str = 'published',  # or 'shared' (one noise for both terms), 'consistent' (identity)
-          steps: int = 1000) -> Tensor:
+
+def kappa(
+    process: LinearSDE,
+    t,  # float or float64 `(...)`, in (0, T]
+    skip: int = 9,  # of `steps` parts of [0, T]
+    tau: float = 0.99,  # weight of the plain loss, in [0, 1]
+    variant: str = "published",  # or 'shared' (one noise for both terms), 'consistent' (identity)
+    steps: int = 1000,
+) -> Tensor:
     "What the best network of a skip-step loss multiplies the true E[eps | z] by, `(..., k, k)` float64 (eq. 4)."
-    s, t, I = Skip(process, skip, steps), process.checked(t, zero=False), eye(process); check_weights(variant, tau, 0.)
-    if variant == 'consistent': return I.expand(*t.shape, process.k, process.k).clone()
-    C = s.ratio(t); top = tau * I + ((1 - tau) * C.mT if variant == 'shared' else 0)
-    return torch.where(s.on(t)[..., None, None], torch.linalg.solve(tau * I + (1 - tau) * C.mT @ C, top.expand_as(C)), I)
+    s = Skip(process, skip, steps)
+    t = process.checked(t, zero=False)
+    I = eye(process)
+    check_weights(variant, tau, 0.0)
+    if variant == "consistent":
+        return I.expand(*t.shape, process.k, process.k).clone()
+    C = s.ratio(t)
+    top = tau * I + ((1 - tau) * C.mT if variant == "shared" else 0)
+    return torch.where(
+        s.on(t)[..., None, None],
+        torch.linalg.solve(tau * I + (1 - tau) * C.mT @ C, top.expand_as(C)),
+        I,
+    )
 
 # %% ../nbs/09_skipstep.ipynb #e727b1ea
-def carry(s: Skip, t: Tensor,  # times `(B,)`
-          r: Tensor):          # earlier times
+def carry(
+    s: Skip,
+    t: Tensor,  # times `(B,)`
+    r: Tensor,  # earlier times
+):
     "A and B, each `(B, k, k)`: the noise of z_t is A times that of z_r plus B times the noise of the step; A A' + B B' = 1 (eq. 6)."
-    P, S = s.process.transition(t, r); L = s.process.factor(t)
-    solve = lambda M: torch.linalg.solve_triangular(L, M, upper=False)
+    P, S = s.process.transition(t, r)
+    L = s.process.factor(t)
+
+    def solve(M):
+        return torch.linalg.solve_triangular(L, M, upper=False)
+
     return solve(P @ s.process.factor(r)), solve(cholesky(S))
+
 
 def couple(s: Skip, x0: Tensor, t: Tensor, dice):
     "z_t drawn by way of z_r: (z_t, its noise, z_r, r, the step's share B w of the noise, A); where t < length, r is next to 0."
-    r = s.start(t, float(draw_times(s.process, f64([0.]))) / 2); A, B = carry(s, t, r)
-    draw = lambda: dice.normal((len(x0), s.process.k * x0.shape[1], *x0.shape[2:])); before, step = draw(), mix(B, draw())
+    r = s.start(t, float(draw_times(s.process, f64([0.0]))) / 2)
+    A, B = carry(s, t, r)
+
+    def draw():
+        return dice.normal((len(x0), s.process.k * x0.shape[1], *x0.shape[2:]))
+
+    before = draw()
+    step = mix(B, draw())
     noise = mix(A, before) + step
     return noisy(s.process, x0, t, noise), noise, noisy(s.process, x0, r, before), r, step, A
 
@@ -80,176 +127,378 @@ def couple(s: Skip, x0: Tensor, t: Tensor, dice):
 @dataclass(frozen=True)
 class SkipStep(Epsilon):
     "A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent' (eq. 8). ValueError for numbers out of range."
-    variant: str = 'published'
-    skip: int = 9      # of `steps` parts of [0, T], from 1 to steps - 1
-    tau: float = .99   # published, shared: weight of the plain loss, in [0, 1]
-    eta: float = .5    # consistent: weight of the teacher, in [0, 1]
+
+    variant: str = "published"
+    skip: int = 9  # of `steps` parts of [0, T], from 1 to steps - 1
+    tau: float = 0.99  # published, shared: weight of the plain loss, in [0, 1]
+    eta: float = 0.5  # consistent: weight of the teacher, in [0, 1]
     steps: int = 1000
-    def __post_init__(self): check_weights(self.variant, self.tau, self.eta); Skip(forward.VP(), self.skip, self.steps)
+
+    def __post_init__(self):
+        check_weights(self.variant, self.tau, self.eta)
+        Skip(forward.VP(), self.skip, self.steps)
+
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar; ValueError where the consistent one gets no averaged network."
-        s, t = Skip(process, self.skip, self.steps), draw_times(process, dice.uniform(len(x0)))
-        if self.variant == 'consistent': return self.consistent(s, net, ema, x0, t, labels, dice)
-        z, noise = self.pair(process, x0, t, dice); e = net(z, networks.network_time(net, t, x0), labels).float()
-        second = noise if self.variant == 'shared' else dice.normal(noise.shape); c = e.shape[1]; k = c // x0.shape[1]
-        w = per_sample(torch.where(s.on(t), self.tau, 1.), x0); C = s.ratio(t)[:, -k:, -k:]      # the momentum's corner, if e is the momentum's alone
-        return (w * (e - noise[:, -c:]).square() + (1 - w) * (mix(C, e) - second[:, -c:]).square()).mean()
+        s = Skip(process, self.skip, self.steps)
+        t = draw_times(process, dice.uniform(len(x0)))
+        if self.variant == "consistent":
+            return self.consistent(s, net, ema, x0, t, labels, dice)
+        z, noise = self.pair(process, x0, t, dice)
+        e = net(z, networks.network_time(net, t, x0), labels).float()
+        second = noise if self.variant == "shared" else dice.normal(noise.shape)
+        c = e.shape[1]
+        k = c // x0.shape[1]
+        # the momentum's corner, if e is the momentum's alone
+        w = per_sample(torch.where(s.on(t), self.tau, 1.0), x0)
+        C = s.ratio(t)[:, -k:, -k:]
+        return (
+            w * (e - noise[:, -c:]).square() + (1 - w) * (mix(C, e) - second[:, -c:]).square()
+        ).mean()
+
     def consistent(self, s: Skip, net, ema, x0, t, labels, dice):
         "Part of the target is the noise, part (`eta`) what the averaged network sees one skip earlier on the same path."
-        require(ema is not None, 'ema', ema, "an averaged network: variant = 'consistent' asks it at the earlier time")
+        require(
+            ema is not None,
+            "ema",
+            ema,
+            "an averaged network: variant = 'consistent' asks it at the earlier time",
+        )
         z, noise, z_r, r, step, A = couple(s, x0, t, dice)
-        with torch.no_grad(): seen = ema(z_r, networks.network_time(ema, r, x0), labels).float()
-        require(seen.shape == z.shape, 'ema', tuple(seen.shape), f'the noise of all {z.shape[1]} channels of the state: what is left out cannot be carried on', TypeError)
-        e = net(z, networks.network_time(net, t, x0), labels).float(); w = per_sample(torch.where(s.on(t), self.eta, 0.), x0)
+        with torch.no_grad():
+            seen = ema(z_r, networks.network_time(ema, r, x0), labels).float()
+        require(
+            seen.shape == z.shape,
+            "ema",
+            tuple(seen.shape),
+            f"the noise of all {z.shape[1]} channels of the state: what is left out cannot be carried on",
+            TypeError,
+        )
+        e = net(z, networks.network_time(net, t, x0), labels).float()
+        w = per_sample(torch.where(s.on(t), self.eta, 0.0), x0)
         return ((1 - w) * (e - noise).square() + w * (e - mix(A, seen) - step).square()).mean()
+
 
 OBJECTIVES = dict(skipstep=SkipStep)
 
 # %% ../nbs/09_skipstep.ipynb #cc8e02cb
 class Shrunk(networks.Around):
     "A denoiser whose eps is multiplied by kappa(t): what a skip-step loss does to a network, without the training."
-    def __init__(self, denoiser: NoisePredictor, skip: int = 9, tau: float = .99, variant: str = 'published', steps: int = 1000):
-        super().__init__(denoiser); kappa(denoiser.process, denoiser.process.T, skip, tau, variant, steps)
-        require(not getattr(denoiser, 'partial', False), 'denoiser', type(denoiser).__name__, 'one that answers for the whole state', TypeError)
+
+    def __init__(
+        self,
+        denoiser: NoisePredictor,
+        skip: int = 9,
+        tau: float = 0.99,
+        variant: str = "published",
+        steps: int = 1000,
+    ):
+        super().__init__(denoiser)
+        kappa(denoiser.process, denoiser.process.T, skip, tau, variant, steps)
+        require(
+            not getattr(denoiser, "partial", False),
+            "denoiser",
+            type(denoiser).__name__,
+            "one that answers for the whole state",
+            TypeError,
+        )
         self.how = dict(skip=skip, tau=tau, variant=variant, steps=steps)
+
     def predict(self, z, t):
         "The inner eps, shrunk (after clipping, if that is on); uncounted."
         return mix(kappa(self.process, t, **self.how), self.inner.predict(z, t))
 
 # %% ../nbs/09_skipstep.ipynb #17022c68
-ARMS = ('start', 'plain', 'plain+kappa', *VARIANTS)
+ARMS = ("start", "plain", "plain+kappa", *VARIANTS)
+
 
 @dataclass(frozen=True)
 class Arm:
     "One way to get a network: its name, the objective (None: as it comes), and whether eps is shrunk when sampling."
+
     name: str
     objective: Epsilon | None
-    loss: SkipStep | None = None   # whose kappa shrinks
-    def net(self) -> str: "Name of the training it needs: that of 'plain' for 'plain+kappa'."; return 'plain' if self.loss else self.name
+    loss: SkipStep | None = None  # whose kappa shrinks
+
+    def net(self) -> str:
+        "Name of the training it needs: that of 'plain' for 'plain+kappa'."
+        return "plain" if self.loss else self.name
+
     def share(self) -> float:
         "Training steps at equal evaluations: a step costs 3 (backward counts 2), the consistent one 4."
-        return .75 if getattr(self.objective, 'variant', '') == 'consistent' else 1.
+        return 0.75 if getattr(self.objective, "variant", "") == "consistent" else 1.0
 
-def parse_arm(text: str  # 'start', 'plain', or with skip and settings: 'published:9', 'plain+kappa:49', 'consistent:9,eta=.25'
-              ) -> Arm:
+
+def parse_arm(
+    text: str,  # 'start', 'plain', or with skip and settings: 'published:9', 'plain+kappa:49', 'consistent:9,eta=.25'
+) -> Arm:
     "An arm of the experiment."
-    head, _, rest = text.partition(':'); require(head in ARMS, 'arm', text, f'one of {", ".join(ARMS)}, with a skip as in published:9')
-    if head in ('start', 'plain'): require(not rest, 'arm', text, f'{head}, without settings'); return Arm(text, Epsilon() if head == 'plain' else None)
-    rest = ','.join(f'skip={part}' if part.isdigit() else part for part in rest.split(',')); variant = 'published' if head == 'plain+kappa' else head
-    require('variant' not in rest, 'arm', text, 'the variant in front of the colon')
-    loss = training.parse_objective(f'skipstep:variant={variant},{rest}')
-    return Arm(text, Epsilon(), loss) if head == 'plain+kappa' else Arm(text, loss)
+    head, _, rest = text.partition(":")
+    require(head in ARMS, "arm", text, f"one of {', '.join(ARMS)}, with a skip as in published:9")
+    if head in ("start", "plain"):
+        require(not rest, "arm", text, f"{head}, without settings")
+        return Arm(text, Epsilon() if head == "plain" else None)
+    rest = ",".join(f"skip={part}" if part.isdigit() else part for part in rest.split(","))
+    variant = "published" if head == "plain+kappa" else head
+    require("variant" not in rest, "arm", text, "the variant in front of the colon")
+    loss = training.parse_objective(f"skipstep:variant={variant},{rest}")
+    return Arm(text, Epsilon(), loss) if head == "plain+kappa" else Arm(text, loss)
 
 # %% ../nbs/09_skipstep.ipynb #9c18c323
 def finetune(a: argparse.Namespace, arm: Arm, seed: int, images: Tensor, labels: Tensor) -> dict:
     "Fine-tune one arm in its folder, or go on with it; what it cost. KeyboardInterrupt if Ctrl-C ended it (saved)."
-    d, folder = networks.load(a.checkpoint), place_of(a, arm, seed)
-    tr = training.Trainer(d.network.requires_grad_(True), d.process, images, labels, steps=max(1, round(a.steps * arm.share())), batch=a.batch,
-                          lr=a.lr, warmup=a.warmup, ema=a.ema, amp=False, seed=seed, objective=arm.objective, device=a.device)
-    if (folder / 'card.json').exists(): tr.resume(folder)
-    first, began = tr.done, time.perf_counter(); left = tr.hyper['steps'] - first
-    if left and not training.fit(tr, folder, a.save_every, every=a.save_every): raise KeyboardInterrupt
-    return dict(arm=arm.net(), seed=seed, steps=tr.done, loss=float(np.mean(tr.losses[-50:])), folder=folder.name,
-                seconds=(time.perf_counter() - began) * tr.done / left if left else None)
+    d = networks.load(a.checkpoint)
+    folder = place_of(a, arm, seed)
+    tr = training.Trainer(
+        d.network.requires_grad_(True),
+        d.process,
+        images,
+        labels,
+        steps=max(1, round(a.steps * arm.share())),
+        batch=a.batch,
+        lr=a.lr,
+        warmup=a.warmup,
+        ema=a.ema,
+        amp=False,
+        seed=seed,
+        objective=arm.objective,
+        device=a.device,
+    )
+    if (folder / "card.json").exists():
+        tr.resume(folder)
+    first = tr.done
+    began = time.perf_counter()
+    left = tr.hyper["steps"] - first
+    if left and not training.fit(tr, folder, a.save_every, every=a.save_every):
+        raise KeyboardInterrupt
+    return dict(
+        arm=arm.net(),
+        seed=seed,
+        steps=tr.done,
+        loss=float(np.mean(tr.losses[-50:])),
+        folder=folder.name,
+        seconds=(time.perf_counter() - began) * tr.done / left if left else None,
+    )
+
 
 def place_of(a: argparse.Namespace, arm: Arm, seed: int) -> Path:
     "The folder of an arm's checkpoint."
-    return Path(a.folder) / f'{arm.net().replace(":", "-").replace(",", "-")}-seed{seed}'
+    return Path(a.folder) / f"{arm.net().replace(':', '-').replace(',', '-')}-seed{seed}"
+
 
 def network_of(a: argparse.Namespace, arm: Arm, seed: int):
     "The denoiser of an arm, trained already."
-    d = networks.load(place_of(a, arm, seed) if arm.objective else a.checkpoint, a.device); k = arm.loss
+    d = networks.load(place_of(a, arm, seed) if arm.objective else a.checkpoint, a.device)
+    k = arm.loss
     return Shrunk(d, k.skip, k.tau, k.variant, k.steps) if k else d
 
 # %% ../nbs/09_skipstep.ipynb #e2da5747
 def options() -> argparse.ArgumentParser:
     "What `compsamp_skipstep` understands."
-    p = argparse.ArgumentParser('compsamp_skipstep', description='Fine-tune a network under each arm at equal network evaluations and measure it: Frechet distances to the test split. What is finished is kept.')
-    p.add_argument('--arms', nargs='+', default=['start', 'plain', 'published:9', 'shared:9', 'consistent:9', 'plain+kappa:9'], metavar='ARM', help="start, plain, published:9, shared:9, consistent:9,eta=.25, plain+kappa:9; the number is the skip")
-    p.add_argument('--seeds', type=int, nargs='+', default=[0]); p.add_argument('--samplers', nargs='+', default=['ddim@uniform', 'dpmpp2m@karras'], metavar='ROW')
-    p.add_argument('--nfe', type=int, nargs='+', default=[10, 20, 50]); p.add_argument('--n', type=int, default=1000, help='pictures per cell')
-    p.add_argument('--data', default='', help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)")
-    p.add_argument('--checkpoint', default='fashion-vp', help='where all arms start'); p.add_argument('--steps', type=int, default=469, help='of a plain arm; the consistent ones get 3/4 of them')
-    for n, v in dict(batch=128, lr=2e-4, warmup=20, ema=.99).items(): p.add_argument(f'--{n}', type=type(v), default=v)
-    p.add_argument('--save-every', type=int, default=100); p.add_argument('--folder', default='skipstep-runs', help='of the checkpoints')
-    p.add_argument('--device', default='cpu'); p.add_argument('--out', default='skipstep.json')
+    p = argparse.ArgumentParser(
+        "compsamp_skipstep",
+        description="Fine-tune a network under each arm at equal network evaluations and measure it: Frechet distances to the test split. What is finished is kept.",
+    )
+    p.add_argument(
+        "--arms",
+        nargs="+",
+        default=["start", "plain", "published:9", "shared:9", "consistent:9", "plain+kappa:9"],
+        metavar="ARM",
+        help="start, plain, published:9, shared:9, consistent:9,eta=.25, plain+kappa:9; the number is the skip",
+    )
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument(
+        "--samplers", nargs="+", default=["ddim@uniform", "dpmpp2m@karras"], metavar="ROW"
+    )
+    p.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50])
+    p.add_argument("--n", type=int, default=1000, help="pictures per cell")
+    p.add_argument(
+        "--data",
+        default="",
+        help="a Fashion-MNIST folder, an .npz file or 'embedded' (default: the full training split, where it is found)",
+    )
+    p.add_argument("--checkpoint", default="fashion-vp", help="where all arms start")
+    p.add_argument(
+        "--steps", type=int, default=469, help="of a plain arm; the consistent ones get 3/4 of them"
+    )
+    for n, v in dict(batch=128, lr=2e-4, warmup=20, ema=0.99).items():
+        p.add_argument(f"--{n}", type=type(v), default=v)
+    p.add_argument("--save-every", type=int, default=100)
+    p.add_argument("--folder", default="skipstep-runs", help="of the checkpoints")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--out", default="skipstep.json")
     return p
 
-RECIPE = ('checkpoint', 'steps', 'batch', 'lr', 'warmup', 'ema', 'n')
+
+RECIPE = ("checkpoint", "steps", "batch", "lr", "warmup", "ema", "n")
+
 
 def begin(a: argparse.Namespace, images: Tensor) -> dict:
     "The results file so far, or a new one; an error if it holds another experiment."
-    mark = importlib.import_module('compsamp.demo').fingerprint(networks.load(a.checkpoint))
-    head = dict({n: getattr(a, n) for n in RECIPE}, fingerprint=mark, pictures=len(images), data=training.fingerprint(images), device=torch.device(a.device).type, versions=dict(torch=torch.__version__))
-    if not Path(a.out).exists(): return dict(head, floor=float(metrics.floor(a.n, metrics.reference('test')).mean()), trainings=[], cells=[])
-    old = json.loads(Path(a.out).read_text()); check_same('out', a.out, old, {n: v for n, v in head.items() if n not in ('versions', 'device')})
+    mark = importlib.import_module("compsamp.demo").fingerprint(networks.load(a.checkpoint))
+    head = dict(
+        {n: getattr(a, n) for n in RECIPE},
+        fingerprint=mark,
+        pictures=len(images),
+        data=training.fingerprint(images),
+        device=torch.device(a.device).type,
+        versions=dict(torch=torch.__version__),
+    )
+    if not Path(a.out).exists():
+        return dict(
+            head,
+            floor=float(metrics.floor(a.n, metrics.reference("test")).mean()),
+            trainings=[],
+            cells=[],
+        )
+    old = json.loads(Path(a.out).read_text())
+    check_same(
+        "out", a.out, old, {n: v for n, v in head.items() if n not in ("versions", "device")}
+    )
     return old
 
 # %% ../nbs/09_skipstep.ipynb #b634773f
-def cell(a: argparse.Namespace, arm: Arm, seed: int, row: str, nfe: int, denoiser, classifier) -> dict:
+def cell(
+    a: argparse.Namespace, arm: Arm, seed: int, row: str, nfe: int, denoiser, classifier
+) -> dict:
     "One Frechet distance; the pictures' seed depends on the training's seed alone, so arms are compared pair by pair."
-    m = importlib.import_module('compsamp.demo').measure(denoiser, row, nfe, a.n, 1000 + seed, classifier, progress=False)
-    return dict(m, arm=arm.name, skip=getattr(arm.loss or arm.objective, 'skip', None), seed=seed, pictures=m['seed'], row=row)
+    m = importlib.import_module("compsamp.demo").measure(
+        denoiser, row, nfe, a.n, 1000 + seed, classifier, progress=False
+    )
+    return dict(
+        m,
+        arm=arm.name,
+        skip=getattr(arm.loss or arm.objective, "skip", None),
+        seed=seed,
+        pictures=m["seed"],
+        row=row,
+    )
 
-TIMES = (.1, .3, .5, .7, .9)   # shares of T at which networks are compared
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of T at which networks are compared
+
 
 @torch.no_grad()
-def slopes(net, plain,    # denoisers of one process
-           x: Tensor      # pictures in [-1, 1]
-           ) -> list:
+def slopes(
+    net,
+    plain,  # denoisers of one process
+    x: Tensor,  # pictures in [-1, 1]
+) -> list:
     "Per time of `TIMES`, the slope of net's eps against plain's on noisy pictures: kappa, if that is all the training did."
-    p, out = net.process, []; w = torch.randn(len(x), p.k * x.shape[1], *x.shape[2:], generator=torch.Generator().manual_seed(0))
-    for t in TIMES: z = p.perturb(x, t * p.T, w); a, b = (d.predict(z.to(d.device), t * p.T).cpu().double() for d in (net, plain)); out.append(float((a * b).sum() / b.square().sum()))
+    p, out = net.process, []
+    w = torch.randn(
+        len(x), p.k * x.shape[1], *x.shape[2:], generator=torch.Generator().manual_seed(0)
+    )
+    for t in TIMES:
+        z = p.perturb(x, t * p.T, w)
+        a, b = (d.predict(z.to(d.device), t * p.T).cpu().double() for d in (net, plain))
+        out.append(float((a * b).sum() / b.square().sum()))
     return out
+
 
 def experiment(a: argparse.Namespace):
     "Everything `compsamp_skipstep` does: per seed and arm, train what is not trained and measure what is not measured."
-    arms = [parse_arm(v) for v in a.arms]; parse_row = importlib.import_module('compsamp.demo').parse_row
-    for row in a.samplers: parse_row(row)
-    for n, v, lo in [('n', a.n, 128), *(('nfe', v, 1) for v in a.nfe), *(('seeds', v, 0) for v in a.seeds)]: require(v >= lo, n, v, f'at least {lo}')
-    images, labels = training.load_data(a.data) if a.data else data.fashion('train'); r, clf = begin(a, images), metrics.load_classifier(a.device)
+    arms = [parse_arm(v) for v in a.arms]
+    parse_row = importlib.import_module("compsamp.demo").parse_row
+    for row in a.samplers:
+        parse_row(row)
+    for n, v, lo in [
+        ("n", a.n, 128),
+        *(("nfe", v, 1) for v in a.nfe),
+        *(("seeds", v, 0) for v in a.seeds),
+    ]:
+        require(v >= lo, n, v, f"at least {lo}")
+    images, labels = training.load_data(a.data) if a.data else data.fashion("train")
+    r = begin(a, images)
+    clf = metrics.load_classifier(a.device)
     for seed, arm in itertools.product(a.seeds, arms):
-        if arm.objective and not any((v['arm'], v['seed']) == (arm.net(), seed) for v in r['trainings']):
-            r['trainings'].append(finetune(a, arm, seed, images, labels)); write_json(a.out, r)
-        net, done = network_of(a, arm, seed), {(c['arm'], c['seed'], c['row'], c['budget']) for c in r['cells']}
-        told = {(v['arm'], v['seed']) for v in r.setdefault('slopes', [])}; base = parse_arm('plain')
-        if arm.objective and arm.name != 'plain' and (arm.name, seed) not in told and place_of(a, base, seed).exists():
-            r['slopes'].append(dict(arm=arm.name, seed=seed, slopes=slopes(net, network_of(a, base, seed), data.to_model(images[:128])))); write_json(a.out, r)
+        if arm.objective and not any(
+            (v["arm"], v["seed"]) == (arm.net(), seed) for v in r["trainings"]
+        ):
+            r["trainings"].append(finetune(a, arm, seed, images, labels))
+            write_json(a.out, r)
+        net = network_of(a, arm, seed)
+        done = {(c["arm"], c["seed"], c["row"], c["budget"]) for c in r["cells"]}
+        told = {(v["arm"], v["seed"]) for v in r.setdefault("slopes", [])}
+        base = parse_arm("plain")
+        if (
+            arm.objective
+            and arm.name != "plain"
+            and (arm.name, seed) not in told
+            and place_of(a, base, seed).exists()
+        ):
+            r["slopes"].append(
+                dict(
+                    arm=arm.name,
+                    seed=seed,
+                    slopes=slopes(net, network_of(a, base, seed), data.to_model(images[:128])),
+                )
+            )
+            write_json(a.out, r)
         for row, nfe in itertools.product(a.samplers, a.nfe):
-            if (arm.name, seed, row, nfe) in done: continue
-            r['cells'].append(c := cell(a, arm, seed, row, nfe, net, clf)); write_json(a.out, r)
-            print(f"{arm.name:16s} seed {seed} {row:16s} {nfe:3d} {c['frechet']:.3f} ({c['seconds']:.0f} s)", flush=True)
+            if (arm.name, seed, row, nfe) in done:
+                continue
+            r["cells"].append(c := cell(a, arm, seed, row, nfe, net, clf))
+            write_json(a.out, r)
+            print(
+                f"{arm.name:16s} seed {seed} {row:16s} {nfe:3d} {c['frechet']:.3f} ({c['seconds']:.0f} s)",
+                flush=True,
+            )
+
 
 def main(argv: list | None = None) -> int:
     "`compsamp_skipstep`: 0 at the end, 130 after Ctrl-C (run it again to go on), 2 for settings that cannot be, 1 for a run that failed."
     a = options().parse_args(argv)
-    return exit_code('compsamp_skipstep', lambda: experiment(a))
+    return exit_code("compsamp_skipstep", lambda: experiment(a))
 
 # %% ../nbs/09_skipstep.ipynb #41500032
 @torch.no_grad()
-def encode(denoiser: NoisePredictor,
-           x: Tensor,  # pictures `(B, C, ...)`
-           times       # falling grid, the one that will decode
-           ) -> Tensor:
+def encode(
+    denoiser: NoisePredictor,
+    x: Tensor,  # pictures `(B, C, ...)`
+    times,  # falling grid, the one that will decode
+) -> Tensor:
     "DDIM backwards: the latent at times[0] from which DDIM on `times` comes back to x, up to the error of both ways; k = 1."
-    p = denoiser.process; require(p.k == 1, 'process', p, 'k = 1: DDIM'); t = check_grid(times, p).flip(0)
-    c = transfer(p, t); z = float(p.marginal(t[0])[0]) * x
-    for s, a, b in zip(c['t'].tolist(), c['a'].tolist(), c['b'].tolist()): z = a * z + b * denoiser.eps(z, s)
+    p = denoiser.process
+    require(p.k == 1, "process", p, "k = 1: DDIM")
+    t = check_grid(times, p).flip(0)
+    c = transfer(p, t)
+    z = float(p.marginal(t[0])[0]) * x
+    for s, a, b in zip(c["t"].tolist(), c["a"].tolist(), c["b"].tolist()):
+        z = a * z + b * denoiser.eps(z, s)
     return z
 
-def slerp(a: Tensor, b: Tensor,  # latents of one shape
-          u: float               # 0: a, 1: b
-          ) -> Tensor:
+
+def slerp(
+    a: Tensor,
+    b: Tensor,  # latents of one shape
+    u: float,  # 0: a, 1: b
+) -> Tensor:
     "The point a share u along the arc from a to b (Shoemake 1985)."
-    cos = ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).double(); w = float(torch.acos(cos))
-    if w < 1e-4: return torch.lerp(a, b, u)
-    require(math.pi - w > 1e-4, 'a, b', round(w, 6), 'less than pi apart: opposite latents have no shortest arc')
+    cos = ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).double()
+    w = float(torch.acos(cos))
+    if w < 1e-4:
+        return torch.lerp(a, b, u)
+    require(
+        math.pi - w > 1e-4,
+        "a, b",
+        round(w, 6),
+        "less than pi apart: opposite latents have no shortest arc",
+    )
     return (math.sin((1 - u) * w) * a + math.sin(u * w) * b) / math.sin(w)
 
-def unevenness(path: Tensor  # features along an interpolation, `(m, d)`, m >= 3
-               ) -> tuple:
+
+def unevenness(
+    path: Tensor,  # features along an interpolation, `(m, d)`, m >= 3
+) -> tuple:
     "How far from straight and even a path is: length over end-to-end distance, and largest over mean step; both at least 1."
-    require(path.dim() == 2 and len(path) >= 3, 'path', tuple(path.shape), 'at least 3 points, shape (m, d)')
-    step = (path[1:] - path[:-1]).norm(dim=1); across = (path[-1] - path[0]).norm()
-    require(float(across) > 0, 'path', float(across), 'a path whose ends differ')
+    require(
+        path.dim() == 2 and len(path) >= 3,
+        "path",
+        tuple(path.shape),
+        "at least 3 points, shape (m, d)",
+    )
+    step = (path[1:] - path[:-1]).norm(dim=1)
+    across = (path[-1] - path[0]).norm()
+    require(float(across) > 0, "path", float(across), "a path whose ends differ")
     return float(step.sum() / across), float(step.max() / step.mean())

@@ -17,137 +17,274 @@ from .psld import PSLD
 from .sampling import Sampler
 
 # %% ../nbs/12_splitting.ipynb #06a91660
-def parts(process: PSLD, letter: str,  # 'A' or 'B'
-          noisy: bool):                # with an O in the word: eq. 2; without: eq. 1
+def parts(
+    process: PSLD,
+    letter: str,  # 'A' or 'B'
+    noisy: bool,  # with an O in the word: eq. 2; without: eq. 1
+):
     "The letter's drift and score matrix at rate 1, `(2, 2)`: dz = (drift z + weight s) rate |dt|, backwards in time (Pandey, Rudolph and Mandt 2024; eq. 1 and 2)."
-    g, n, M = process.gamma, process.nu, process.M; c = 2 if noisy else 1
-    row = f64([[1, 0], [0, 0]] if letter == 'A' else [[0, 0], [0, 1]])
+    g = process.gamma
+    n = process.nu
+    M = process.M
+    c = 2 if noisy else 1
+    row = f64([[1, 0], [0, 0]] if letter == "A" else [[0, 0], [0, 1]])
     return row @ f64([[c * g, -1 / M], [1, c * n]]) / 2, row @ torch.diag(f64([g, M * n])) * c / 2
 
 # %% ../nbs/12_splitting.ipynb #c5e9c6e1
-def check_word(word: str,   # letters 'A', 'B', 'O'
-               plan: str):  # 't', 's' or '-' under each
+def check_word(
+    word: str,  # letters 'A', 'B', 'O'
+    plan: str,  # 't', 's' or '-' under each
+):
     "ValueError unless word and plan spell a sampler."
-    require(isinstance(word, str) and word and set(word) <= set('ABO'), 'word', word, 'letters A (position), B (momentum) and O (noise) only')
-    counts = {c: word.count(c) for c in 'ABO'}
-    require(all(counts[c] in (1, 2) for c in 'AB') and counts['O'] <= 2, 'word', word, f'A and B once, or twice as halves; O at most twice; it has {counts}')
-    require(isinstance(plan, str) and len(plan) == len(word) and set(plan) <= set('ts-'), 'plan', plan, f"one of 't', 's' and '-' for each of the {len(word)} letters of {word}")
-    require(all(p == '-' for c, p in zip(word, plan) if c == 'O'), 'plan', plan, f"'-' under every O of {word}: noise asks for no score")
-    first = next(p for c, p in zip(word, plan) if c != 'O')
-    require(first != '-', 'plan', plan, f"a 't' or 's' under the first A or B of {word}: there is no score yet to reuse")
+    require(
+        isinstance(word, str) and word and set(word) <= set("ABO"),
+        "word",
+        word,
+        "letters A (position), B (momentum) and O (noise) only",
+    )
+    counts = {c: word.count(c) for c in "ABO"}
+    require(
+        all(counts[c] in (1, 2) for c in "AB") and counts["O"] <= 2,
+        "word",
+        word,
+        f"A and B once, or twice as halves; O at most twice; it has {counts}",
+    )
+    require(
+        isinstance(plan, str) and len(plan) == len(word) and set(plan) <= set("ts-"),
+        "plan",
+        plan,
+        f"one of 't', 's' and '-' for each of the {len(word)} letters of {word}",
+    )
+    require(
+        all(p == "-" for c, p in zip(word, plan) if c == "O"),
+        "plan",
+        plan,
+        f"'-' under every O of {word}: noise asks for no score",
+    )
+    first = next(p for c, p in zip(word, plan) if c != "O")
+    require(
+        first != "-",
+        "plan",
+        plan,
+        f"a 't' or 's' under the first A or B of {word}: there is no score yet to reuse",
+    )
 
 # %% ../nbs/12_splitting.ipynb #085c9617
-def spell(word: str, plan: str  # checked by `check_word`
-          ) -> list:            # of (rule, letters): rule 't', 's', '-' or 'O'
+def spell(
+    word: str,
+    plan: str,  # checked by `check_word`
+) -> list:  # of (rule, letters): rule 't', 's', '-' or 'O'
     "The word as pieces: letters that share one score stand together. A letter is (name, its turn, its number of turns)."
-    turn, pieces = {c: 0 for c in 'ABO'}, []
+    turn = {c: 0 for c in "ABO"}
+    pieces = []
     for c, rule in zip(word, plan):
-        letter = (c, turn[c], word.count(c)); turn[c] += 1
-        if c == 'O': pieces.append(('O', [letter]))
-        elif rule == '-' and pieces and pieces[-1][0] != 'O': pieces[-1][1].append(letter)
-        else: pieces.append((rule, [letter]))
+        letter = (c, turn[c], word.count(c))
+        turn[c] += 1
+        if c == "O":
+            pieces.append(("O", [letter]))
+        elif rule == "-" and pieces and pieces[-1][0] != "O":
+            pieces[-1][1].append(letter)
+        else:
+            pieces.append((rule, [letter]))
     return pieces
 
-def fraction(t: Tensor, s: Tensor,   # times `(n,)`, t above s
-             turn: int, of: int):    # turn 0 .. of - 1
+
+def fraction(
+    t: Tensor,
+    s: Tensor,  # times `(n,)`, t above s
+    turn: int,
+    of: int,  # turn 0 .. of - 1
+):
     "Start and end of the letter's share of the step from t down to s: all of it, its first half or its second."
     return t + (s - t) * turn / of, t + (s - t) * (turn + 1) / of
 
 # %% ../nbs/12_splitting.ipynb #a37827d0
-def euler_letter(process: PSLD, letter: str, noisy: bool,
-                 t: Tensor, s: Tensor,  # the letter's share, `(n,)` each
-                 at: Tensor):           # when its score was taken, `(n,)`
+def euler_letter(
+    process: PSLD,
+    letter: str,
+    noisy: bool,
+    t: Tensor,
+    s: Tensor,  # the letter's share, `(n,)` each
+    at: Tensor,  # when its score was taken, `(n,)`
+):
     "a and b, `(n, 2, 2)`, of z <- a z + b eps: Euler's step of eq. 1 or 2, the rate integrated."
-    D, W = parts(process, letter, noisy); b = process.integral(t, s)[:, None, None]
-    return torch.eye(2, dtype=torch.float64) + b * D, -b * W @ torch.linalg.inv(process.factor(at)).mT
+    D, W = parts(process, letter, noisy)
+    b = process.integral(t, s)[:, None, None]
+    return torch.eye(2, dtype=torch.float64) + b * D, -b * W @ torch.linalg.inv(
+        process.factor(at)
+    ).mT
 
-def noise_letter(process: PSLD, t: Tensor, s: Tensor,  # times `(n,)`
-                 lam_s: float):                        # >= 0
+
+def noise_letter(
+    process: PSLD,
+    t: Tensor,
+    s: Tensor,  # times `(n,)`
+    lam_s: float,  # >= 0
+):
     "a and c, `(n, 2, 2)`, of z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (eq. 4)."
-    g, n, M = process.gamma, process.nu, process.M; b = process.integral(t, s)
+    g = process.gamma
+    n = process.nu
+    M = process.M
+    b = process.integral(t, s)
     keep = torch.stack([torch.exp(-g * b / 2), torch.exp(-n * b / 2)], -1)
     var = torch.stack([-torch.expm1(-lam_s * g * b), -M * torch.expm1(-n * b)], -1)
     return torch.diag_embed(keep), torch.diag_embed(var.sqrt())
 
-def multiply(letters: list,           # of one piece of `spell`
-             t: Tensor, s: Tensor,    # the step, `(n,)` each
-             move):                   # (name, start, end) to its a and b
+
+def multiply(
+    letters: list,  # of one piece of `spell`
+    t: Tensor,
+    s: Tensor,  # the step, `(n,)` each
+    move,  # (name, start, end) to its a and b
+):
     "a and b of the piece: its letters one after the other, with the same eps."
-    a, b = torch.eye(2, dtype=torch.float64).expand(len(t), 2, 2), torch.zeros(len(t), 2, 2, dtype=torch.float64)
+    a = torch.eye(2, dtype=torch.float64).expand(len(t), 2, 2)
+    b = torch.zeros(len(t), 2, 2, dtype=torch.float64)
     for c, turn, of in letters:
-        a1, b1 = move(c, *fraction(t, s, turn, of)); a, b = a1 @ a, a1 @ b + b1
+        a1, b1 = move(c, *fraction(t, s, turn, of))
+        a, b = a1 @ a, a1 @ b + b1
     return a, b
 
 # %% ../nbs/12_splitting.ipynb #ca01aa27
-def check_settings(s  # a `Splitting`
-                   ):
+def check_settings(
+    s,  # a `Splitting`
+):
     "ValueError for a setting out of range, or one that the word or the kind of letter does not use."
-    require(0 <= s.lam_s < np.inf, 'lam_s', s.lam_s, 'a finite number, at least 0')
-    require(s.lam_s == 1 or 'O' in s.word, 'lam_s', s.lam_s, f'1: there is no O in {s.word}')
+    require(0 <= s.lam_s < np.inf, "lam_s", s.lam_s, "a finite number, at least 0")
+    require(s.lam_s == 1 or "O" in s.word, "lam_s", s.lam_s, f"1: there is no O in {s.word}")
     check_damping(s)
-    for n, plain in (('lam', 0), ('freeze', 'eps')): require(s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f'{plain}, or conjugate=True')
+    for n, plain in (("lam", 0), ("freeze", "eps")):
+        require(
+            s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f"{plain}, or conjugate=True"
+        )
 
 # %% ../nbs/12_splitting.ipynb #51c930e3
 @dataclass(frozen=True)
 class Splitting(Sampler):
     "A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for the last one again. PSLD only; ValueError for anything else."
-    word: str                # as in 'BAB'; a letter that stands twice takes half of the step each time; without O, the flow
-    plan: str                # as in 't-s', as long as the word, '-' under O
-    lam_s: float = 1.        # scales the rate of the position's noise in O, >= 0; 1 is exact
+
+    word: str  # as in 'BAB'; a letter that stands twice takes half of the step each time; without O, the flow
+    plan: str  # as in 't-s', as long as the word, '-' under O
+    lam_s: float = 1.0  # scales the rate of the position's noise in O, >= 0; 1 is exact
     conjugate: bool = False  # letters by chapter 11 instead of Euler's step
-    lam: float = 0.          # then: size of B, per unit of time; h lam_max(B) < 1
-    shape: str = 'I'         # and its pattern, 'I' or 'ones'
-    freeze: str = 'eps'      # and what is held: 'eps', or 'v' (preconditioned)
+    lam: float = 0.0  # then: size of B, per unit of time; h lam_max(B) < 1
+    shape: str = "I"  # and its pattern, 'I' or 'ones'
+    freeze: str = "eps"  # and what is held: 'eps', or 'v' (preconditioned)
     k = 2
-    def __post_init__(self): check_word(self.word, self.plan); check_settings(self)
+
+    def __post_init__(self):
+        check_word(self.word, self.plan)
+        check_settings(self)
+
     @property
-    def evals(self): "Fresh scores in the plan."; return sum(p in 'ts' for p in self.plan)
+    def evals(self):
+        "Fresh scores in the plan."
+        return sum(p in "ts" for p in self.plan)
+
     @property
-    def draws(self): "Letters O in the word."; return self.word.count('O')
+    def draws(self):
+        "Letters O in the word."
+        return self.word.count("O")
+
     @cached_property
-    def pieces(self): "The word as `spell` groups it."; return spell(self.word, self.plan)
+    def pieces(self):
+        "The word as `spell` groups it."
+        return spell(self.word, self.plan)
+
     def prepare(self, process, times):
         "Two matrices per piece of the word; two more that turn eps into w v where v is held."
-        require(isinstance(process, PSLD), 'process', process, 'a PSLD: position, momentum and their rates')
-        t, s = times[:-1], times[1:]; columns, at = dict(t=t, s=s), t
+        require(
+            isinstance(process, PSLD),
+            "process",
+            process,
+            "a PSLD: position, momentum and their rates",
+        )
+        t, s = times[:-1], times[1:]
+        columns, at = dict(t=t, s=s), t
         for i, (rule, letters) in enumerate(self.pieces):
-            at = columns[rule] if rule in 'ts' else at
-            a, b = multiply(letters, t, s, lambda c, u, v: self.letter(process, c, u, v, at)) if rule != 'O' else noise_letter(process, *fraction(t, s, *letters[0][1:]), self.lam_s)
-            columns |= {f'a{i}': a, f'b{i}': b}
-            if rule in 'ts' and self.freeze == 'v': K, w, read = held(process, at); columns |= {f'p{i}': -w @ read @ K, f'q{i}': w @ read}
+            at = columns[rule] if rule in "ts" else at
+            a, b = (
+                multiply(letters, t, s, lambda c, u, v: self.letter(process, c, u, v, at))
+                if rule != "O"
+                else noise_letter(process, *fraction(t, s, *letters[0][1:]), self.lam_s)
+            )
+            columns |= {f"a{i}": a, f"b{i}": b}
+            if rule in "ts" and self.freeze == "v":
+                K, w, read = held(process, at)
+                columns |= {f"p{i}": -w @ read @ K, f"q{i}": w @ read}
         return records(**columns)
+
     def letter(self, process, c, t, s, at):
         "a and b of one A or B; the b of a held v is written for w v, which has the shape of eps."
-        if not self.conjugate: return euler_letter(process, c, 'O' in self.word, t, s, at)
-        B = conjugator(self.lam, self.shape, 2); check_step(B, t - s, self.lam)
-        a, b = conjugate_letter(process, c, 'O' in self.word, t, s, B, self.freeze)
-        return (a, b) if self.freeze == 'eps' else (a, b @ held(process, at)[2])
+        if not self.conjugate:
+            return euler_letter(process, c, "O" in self.word, t, s, at)
+        B = conjugator(self.lam, self.shape, 2)
+        check_step(B, t - s, self.lam)
+        a, b = conjugate_letter(process, c, "O" in self.word, t, s, B, self.freeze)
+        return (a, b) if self.freeze == "eps" else (a, b @ held(process, at)[2])
+
     def step(self, denoiser, z, r, draw, memory):
         "Read the word: a piece is one affine map, before it one evaluation if its rule says so."
-        r = vars(r); e = None; check_full(denoiser, self.freeze)
+        r = vars(r)
+        e = None
+        check_full(denoiser, self.freeze)
         for i, (rule, _) in enumerate(self.pieces):
-            if rule == 'O': z = mix(r[f'a{i}'], z) + mix(r[f'b{i}'], draw()); continue
-            if rule != '-': e = denoiser.eps(z, r[rule])
-            if f'p{i}' in r: e = affine(r[f'p{i}'], z, r[f'q{i}'], e)          # w v instead of eps
-            z = affine(r[f'a{i}'], z, r[f'b{i}'], e)
+            if rule == "O":
+                z = mix(r[f"a{i}"], z) + mix(r[f"b{i}"], draw())
+                continue
+            if rule != "-":
+                e = denoiser.eps(z, r[rule])
+            if f"p{i}" in r:
+                e = affine(r[f"p{i}"], z, r[f"q{i}"], e)  # w v instead of eps
+            z = affine(r[f"a{i}"], z, r[f"b{i}"], e)
         return z, None
 
 # %% ../nbs/12_splitting.ipynb #6804bf79
-NSE, RSE = partial(Splitting, 'BA', 'tt'), partial(Splitting, 'BA', 't-')            # deterministic: naive, reduced
-NVV, RVV = partial(Splitting, 'BAB', 'ttt'), partial(Splitting, 'BAB', 't-s')
-NOBA, ROBA = partial(Splitting, 'OBA', '-tt'), partial(Splitting, 'OBA', '-s-')      # stochastic
-NBAO, RBAO = partial(Splitting, 'BAO', 'tt-'), partial(Splitting, 'BAO', 't--')
-NOBAB, ROBAB = partial(Splitting, 'OBAB', '-ttt'), partial(Splitting, 'OBAB', '-t-s')
-CSE, CVV, COBA = (partial(Splitting, w, p, conjugate=True) for w, p in (('BA', 't-'), ('BAB', 't-s'), ('OBA', '-s-')))
-SAMPLERS = {n.lower(): globals()[n] for n in 'NSE RSE NVV RVV NOBA ROBA NBAO RBAO NOBAB ROBAB CSE CVV COBA'.split()}
+# deterministic: naive, reduced
+NSE = partial(Splitting, "BA", "tt")
+RSE = partial(Splitting, "BA", "t-")
+NVV = partial(Splitting, "BAB", "ttt")
+RVV = partial(Splitting, "BAB", "t-s")
+# stochastic
+NOBA = partial(Splitting, "OBA", "-tt")
+ROBA = partial(Splitting, "OBA", "-s-")
+NBAO = partial(Splitting, "BAO", "tt-")
+RBAO = partial(Splitting, "BAO", "t--")
+NOBAB = partial(Splitting, "OBAB", "-ttt")
+ROBAB = partial(Splitting, "OBAB", "-t-s")
+CSE, CVV, COBA = (
+    partial(Splitting, w, p, conjugate=True)
+    for w, p in (("BA", "t-"), ("BAB", "t-s"), ("OBA", "-s-"))
+)
+SAMPLERS = {
+    n.lower(): globals()[n]
+    for n in "NSE RSE NVV RVV NOBA ROBA NBAO RBAO NOBAB ROBAB CSE CVV COBA".split()
+}
 
 # %% ../nbs/12_splitting.ipynb #ac0e4032
-def conjugate_letter(process: PSLD, letter: str, noisy: bool,
-                     t: Tensor, s: Tensor,  # the letter's share, `(n,)` each
-                     B: Tensor,             # `(2, 2)`; its row for this letter is used
-                     freeze: str):          # 'eps' or 'v': what is held
+def conjugate_letter(
+    process: PSLD,
+    letter: str,
+    noisy: bool,
+    t: Tensor,
+    s: Tensor,  # the letter's share, `(n,)` each
+    B: Tensor,  # `(2, 2)`; its row for this letter is used
+    freeze: str,  # 'eps' or 'v': what is held
+):
     "a and b of z <- a z + b eps (or v): the letter's linear part exactly, its row of B as in chapter 11 (Pandey et al. 2024; eq. 5)."
-    D, W = parts(process, letter, noisy); B = B * (D != 0).any(1, keepdim=True); rate = lambda u: process.rate(u)[..., None, None]
-    gain = lambda u: -rate(u) * W @ torch.linalg.inv(process.factor(u)).mT                  # what eps does to z
-    skip, out = (lambda u: 0., gain) if freeze == 'eps' else (lambda u: gain(u) @ held(process, u)[0], lambda u: gain(u) @ held(process, u)[1])
+    D, W = parts(process, letter, noisy)
+    B = B * (D != 0).any(1, keepdim=True)
+
+    def rate(u):
+        return process.rate(u)[..., None, None]
+
+    # what eps does to z
+    def gain(u):
+        return -rate(u) * W @ torch.linalg.inv(process.factor(u)).mT
+
+    skip, out = (
+        (lambda u: 0.0, gain)
+        if freeze == "eps"
+        else (lambda u: gain(u) @ held(process, u)[0], lambda u: gain(u) @ held(process, u)[1])
+    )
     return damped(lambda u: B + rate(u) * D + skip(u), out, B, t, s)

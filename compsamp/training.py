@@ -21,25 +21,38 @@ from .forward import LinearSDE, cholesky, lift
 # %% ../nbs/05_training.ipynb #36534d4d
 class Dice:
     "All the randomness of training step `step` of run `seed`: nothing carries over, so resuming needs no random state."
-    def __init__(self, seed: int,   # the run, at least 0
-                 step: int,         # counted from 0
-                 device):           # where the normal draws are made
+
+    def __init__(
+        self,
+        seed: int,  # the run, at least 0
+        step: int,  # counted from 0
+        device,
+    ):  # where the normal draws are made
         s = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
-        self.seed, self.cpu, self.device = s, torch.Generator().manual_seed(s), torch.device(device)
-        self.local = self.cpu if self.device.type == 'cpu' else torch.Generator(device).manual_seed(s)
+        self.seed = s
+        self.cpu = torch.Generator().manual_seed(s)
+        self.device = torch.device(device)
+        self.local = (
+            self.cpu if self.device.type == "cpu" else torch.Generator(device).manual_seed(s)
+        )
+
     def normal(self, shape) -> Tensor:
         "Standard normal float32 numbers of `shape`, on the training device."
         return torch.randn(shape, generator=self.local, device=self.device)
+
     def uniform(self, n: int) -> Tensor:
         "n float64 numbers in [0, 1) on the CPU, one in each nth of the interval (stratified)."
         return (torch.rand(1, generator=self.cpu, dtype=torch.float64) + torch.arange(n) / n) % 1
+
     def chance(self, n: int, p: float) -> Tensor:
         "n independent coins with probability p, on the CPU."
         return torch.rand(n, generator=self.cpu) < p
 
 # %% ../nbs/05_training.ipynb #6ae649dc
-def draw_times(process: LinearSDE, u: Tensor  # uniform numbers in [0, 1), float64 `(B,)`
-               ) -> Tensor:
+def draw_times(
+    process: LinearSDE,
+    u: Tensor,  # uniform numbers in [0, 1), float64 `(B,)`
+) -> Tensor:
     "Training times from uniform u: uniform in t, except EDM's log-normal noise level (Karras et al. 2022, Table 1)."
     if isinstance(process, forward.EDM):
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-9, 1 - 1e-9) - 1)
@@ -47,9 +60,13 @@ def draw_times(process: LinearSDE, u: Tensor  # uniform numbers in [0, 1), float
     lo = 1e-2 * process.eps
     return lo + (process.T - lo) * u
 
+
 def noisy(process: LinearSDE, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     "`process.perturb`, but the coefficients travel to the device without making the host wait."
-    move = lambda a: a.to(x0.dtype).to(x0.device, non_blocking=True)
+
+    def move(a):
+        return a.to(x0.dtype).to(x0.device, non_blocking=True)
+
     mu, C = process.marginal(t)
     return lift(move(mu), x0) + mix(move(cholesky(C)), noise)
 
@@ -57,468 +74,944 @@ def noisy(process: LinearSDE, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Epsilon:
     "The plain objective: mean of |eps(z_t, t) - noise|^2 over pictures, times and noise (Ho et al. 2020, Eq. 14)."
-    def __call__(self, net,            # net(z, 1000 t, labels)
-                 ema,                  # the averaged network, for objectives that want a teacher
-                 process: LinearSDE,
-                 x0: Tensor,           # pictures `(B, C, H, W)` in [-1, 1]
-                 labels,               # `(B,)` or None
-                 dice: Dice) -> Tensor:
+
+    def __call__(
+        self,
+        net,  # net(z, 1000 t, labels)
+        ema,  # the averaged network, for objectives that want a teacher
+        process: LinearSDE,
+        x0: Tensor,  # pictures `(B, C, H, W)` in [-1, 1]
+        labels,  # `(B,)` or None
+        dice: Dice,
+    ) -> Tensor:
         "The loss, a scalar."
-        t = draw_times(process, dice.uniform(len(x0))); z, target = self.pair(process, x0, t, dice)
+        t = draw_times(process, dice.uniform(len(x0)))
+        z, target = self.pair(process, x0, t, dice)
         e = net(z, networks.network_time(net, t, x0), labels)
-        return (self.weight(process, t, x0) * (e.float() - target[:, -e.shape[1]:])).square().mean()
+        return (
+            (self.weight(process, t, x0) * (e.float() - target[:, -e.shape[1] :])).square().mean()
+        )
+
     def pair(self, process: LinearSDE, x0: Tensor, t: Tensor, dice: Dice):
         "A noisy state and the noise in it, both `(B, k*C, H, W)`; a momentum's own start counts as noise."
         noise = dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
         return noisy(process, x0, t, noise), noise
+
     def weight(self, process: LinearSDE, t: Tensor, x0: Tensor):
         "What multiplies the error of eps at each time: 1."
-        return 1.
+        return 1.0
 
 # %% ../nbs/05_training.ipynb #0be8b7d3
 @dataclass(frozen=True)
 class Velocity(Epsilon):
     "The error of v, whatever the network predicts: the error of eps over |w| of `networks.guess` (Salimans and Ho 2022, section 4, where k = 1)."
+
     def weight(self, process, t, x0):
         "sqrt(k)/|w|, one number per picture."
-        return per_sample(math.sqrt(process.k) / networks.guess(*process.marginal(t))[1].norm(dim=1), x0)
+        return per_sample(
+            math.sqrt(process.k) / networks.guess(*process.marginal(t))[1].norm(dim=1), x0
+        )
+
 
 OBJECTIVES = dict(epsilon=Epsilon, velocity=Velocity)
 
 # %% ../nbs/05_training.ipynb #0983c9b1
-def rate(i: int,          # step, from 0
-         steps: int, lr: float, warmup: int) -> float:
+def rate(
+    i: int,  # step, from 0
+    steps: int,
+    lr: float,
+    warmup: int,
+) -> float:
     "Learning rate of step i: linear warm-up, then half a cosine that ends at 0."
-    return lr * min(1., (i + 1) / max(1, warmup)) * .5 * (1 + math.cos(math.pi * i / steps))
+    return lr * min(1.0, (i + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * i / steps))
 
-def ema_decay(i: int,     # step, from 0
-              ema: float) -> float:
+
+def ema_decay(
+    i: int,  # step, from 0
+    ema: float,
+) -> float:
     "Weight of the past in the running mean: small at first, so that the random start is forgotten (eq. 3)."
     return min(ema, (1 + i) / (10 + i))
 
 # %% ../nbs/05_training.ipynb #5eb78270
 class Feed:
     "Pictures and labels on the training device; batch i depends only on (seed, i), not on the batches before."
+
     def __init__(self, images: Tensor, labels: Tensor | None, batch: int, seed: int, device):
-        self.images, self.batch, self.seed = images.to(device), batch, seed
+        self.images = images.to(device)
+        self.batch = batch
+        self.seed = seed
         self.labels = None if labels is None else labels.to(device, torch.long)
         self.epoch, self.order = None, None
+
     def shuffle(self, epoch: int) -> Tensor:
         "The order of an epoch, kept until another is asked for."
         if self.epoch != epoch:
-            s = np.random.SeedSequence((self.seed, 2 ** 31 + epoch)).generate_state(1)[0]
-            order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(int(s)))
-            self.epoch, self.order = epoch, order.to(self.images.device)
+            s = np.random.SeedSequence((self.seed, 2**31 + epoch)).generate_state(1)[0]
+            order = torch.randperm(
+                len(self.images), generator=torch.Generator().manual_seed(int(s))
+            )
+            self.epoch = epoch
+            self.order = order.to(self.images.device)
         return self.order
+
     def __call__(self, i: int):
         "Batch i: float pictures in [-1, 1], `(batch, C, H, W)`, and labels (None if there are none)."
         epoch, j = divmod(i, len(self.images) // self.batch)
-        at = self.shuffle(epoch)[j * self.batch:(j + 1) * self.batch]; x = self.images[at]
-        if x.dtype == torch.uint8: x = x.float() / 127.5 - 1
+        at = self.shuffle(epoch)[j * self.batch : (j + 1) * self.batch]
+        x = self.images[at]
+        if x.dtype == torch.uint8:
+            x = x.float() / 127.5 - 1
         return x, None if self.labels is None else self.labels[at]
 
 # %% ../nbs/05_training.ipynb #9c1d9847
-def check_data(images: Tensor, labels: Tensor | None, network: nn.Module, process: LinearSDE, batch: int):
+def check_data(
+    images: Tensor, labels: Tensor | None, network: nn.Module, process: LinearSDE, batch: int
+):
     "An error unless the pictures are sound and fit network and process."
-    require(isinstance(images, Tensor) and images.dim() == 4, 'images', tuple(getattr(images, 'shape', ())), 'a tensor of shape (N, C, H, W)')
-    if images.dtype != torch.uint8: data.check_pictures(images)
-    require(isinstance(batch, int) and 1 <= batch <= len(images), 'batch', batch, f'from 1 to the number of pictures, {len(images)}')
-    want = getattr(network, 'channels', None) or process.k * images.shape[1]
-    require(want == process.k * images.shape[1], 'network.channels', want, f'k*C = {process.k * images.shape[1]} for these pictures and {type(process).__name__}')
-    n = getattr(network, 'classes', 0)
-    if labels is None or not n: return
-    require(len(labels) == len(images), 'labels', len(labels), f'one per picture, {len(images)}')
+    require(
+        isinstance(images, Tensor) and images.dim() == 4,
+        "images",
+        tuple(getattr(images, "shape", ())),
+        "a tensor of shape (N, C, H, W)",
+    )
+    if images.dtype != torch.uint8:
+        data.check_pictures(images)
+    require(
+        isinstance(batch, int) and 1 <= batch <= len(images),
+        "batch",
+        batch,
+        f"from 1 to the number of pictures, {len(images)}",
+    )
+    want = getattr(network, "channels", None) or process.k * images.shape[1]
+    require(
+        want == process.k * images.shape[1],
+        "network.channels",
+        want,
+        f"k*C = {process.k * images.shape[1]} for these pictures and {type(process).__name__}",
+    )
+    n = getattr(network, "classes", 0)
+    if labels is None or not n:
+        return
+    require(len(labels) == len(images), "labels", len(labels), f"one per picture, {len(images)}")
     sound = not labels.is_floating_point() and 0 <= int(labels.min()) and int(labels.max()) < n
-    require(sound, 'labels', (labels.min().item(), labels.max().item()), f'whole numbers from 0 to {n - 1}')
+    require(
+        sound,
+        "labels",
+        (labels.min().item(), labels.max().item()),
+        f"whole numbers from 0 to {n - 1}",
+    )
+
 
 def check_recipe(lr, clip, weight_decay, ema, drop_label, **whole):
     "An error unless the settings of a training make sense; the others are whole numbers."
     for n, v in whole.items():
-        least = int(n == 'steps'); require(isinstance(v, int) and v >= least, n, v, f'a whole number, at least {least}')
-    require(math.isfinite(lr) and lr > 0, 'lr', lr, 'above 0'); require(clip > 0, 'clip', clip, 'above 0')
-    require(weight_decay >= 0, 'weight_decay', weight_decay, 'at least 0')
-    require(0 <= ema < 1, 'ema', ema, 'in [0, 1)'); require(0 <= drop_label <= 1, 'drop_label', drop_label, 'in [0, 1]')
+        least = int(n == "steps")
+        require(isinstance(v, int) and v >= least, n, v, f"a whole number, at least {least}")
+    require(math.isfinite(lr) and lr > 0, "lr", lr, "above 0")
+    require(clip > 0, "clip", clip, "above 0")
+    require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
+    require(0 <= ema < 1, "ema", ema, "in [0, 1)")
+    require(0 <= drop_label <= 1, "drop_label", drop_label, "in [0, 1]")
+
 
 def fingerprint(images: Tensor) -> str:
     "Eight hex digits that name the pictures, so that a run is not resumed with others."
-    return f'{zlib.crc32(images.contiguous().cpu().numpy().data):08x}'
+    return f"{zlib.crc32(images.contiguous().cpu().numpy().data):08x}"
 
 # %% ../nbs/05_training.ipynb #d0919569
 def fast_bf16(device: torch.device) -> bool:
     "Whether bfloat16 is done in hardware there, and not imitated slowly."
-    if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    ask = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
-    return device.type == 'cpu' and (ask('_is_avx512_bf16_supported') or ask('_is_amx_tile_supported'))
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+
+    def ask(name):
+        return bool(getattr(torch.cpu, name, lambda: False)())
+
+    return device.type == "cpu" and (
+        ask("_is_avx512_bf16_supported") or ask("_is_amx_tile_supported")
+    )
+
 
 def in_bf16(net, device: torch.device, on: bool):
     "The network as a function, in bfloat16 if `on`; the objective around it stays in float32."
+
     def call(z, t, labels=None):
-        with torch.autocast(device.type, torch.bfloat16, enabled=on): return net(z, t, labels)
-    call.on_host = getattr(net, 'on_host', False)
+        with torch.autocast(device.type, torch.bfloat16, enabled=on):
+            return net(z, t, labels)
+
+    call.on_host = getattr(net, "on_host", False)
     return call
 
 # %% ../nbs/05_training.ipynb #46afb846
 class Trainer:
     "AdamW with warm-up and cosine decay, EMA, clipping, bf16; step n depends only on the state after step n-1 and on (seed, n)."
-    leads = True   # speaks and writes; of several processes (chapter 17) one does
-    def __init__(self, network: nn.Module, process: LinearSDE,
-                 images: Tensor,                  # uint8, or float in [-1, 1]; `(N, C, H, W)`
-                 labels: Tensor | None = None,    # whole numbers `(N,)`
-                 steps: int = 1000,               # of the whole run; the learning rate ends at 0 there
-                 batch: int = 128, lr: float = 1e-3, warmup: int = 200, weight_decay: float = 0.01,
-                 ema: float = .999,               # weight of the past in the running mean of the weights
-                 clip: float = 1.,                # largest norm of the gradient
-                 drop_label: float = .1,          # chance that a label is hidden
-                 amp: bool | None = None,         # bfloat16 in the network; None: where the hardware has it
-                 seed: int = 0, objective=None,   # None: `Epsilon()`
-                 device: str | None = 'cpu', compile: bool = False):
+
+    leads = True  # speaks and writes; of several processes (chapter 17) one does
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: LinearSDE,
+        images: Tensor,  # uint8, or float in [-1, 1]; `(N, C, H, W)`
+        labels: Tensor | None = None,  # whole numbers `(N,)`
+        steps: int = 1000,  # of the whole run; the learning rate ends at 0 there
+        batch: int = 128,
+        lr: float = 1e-3,
+        warmup: int = 200,
+        weight_decay: float = 0.01,
+        ema: float = 0.999,  # weight of the past in the running mean of the weights
+        clip: float = 1.0,  # largest norm of the gradient
+        drop_label: float = 0.1,  # chance that a label is hidden
+        amp: bool | None = None,  # bfloat16 in the network; None: where the hardware has it
+        seed: int = 0,
+        objective=None,  # None: `Epsilon()`
+        device: str | None = "cpu",
+        compile: bool = False,
+    ):
         check_recipe(lr, clip, weight_decay, ema, drop_label, steps=steps, warmup=warmup, seed=seed)
-        check_data(images, labels, network, process, batch); self.device = pick_device(device); amp = fast_bf16(self.device) if amp is None else bool(amp)
-        self.process, self.objective, self.shape, self.pictures = process, objective or Epsilon(), tuple(images.shape[1:]), fingerprint(images)
-        self.hyper = dict(steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, clip=clip, drop_label=drop_label, amp=amp, seed=seed)
-        self.feed = Feed(images if images.dtype == torch.uint8 else images.float(), labels, batch, seed, self.device)
-        self.net = network.to(self.device).train(); self.ema_net = copy.deepcopy(network).eval().requires_grad_(False)
-        self.run, self.mean = in_bf16(torch.compile(self.net) if compile else self.net, self.device, amp), in_bf16(self.ema_net, self.device, amp)
-        self.params, self.means, self.buffers = list(self.net.parameters()), list(self.ema_net.parameters()), list(zip(self.ema_net.buffers(), self.net.buffers()))
-        self.drops = any(getattr(m, 'p', 0) for m in network.modules() if 'Dropout' in type(m).__name__)
-        self.opt = torch.optim.AdamW(self.params, lr=lr, weight_decay=weight_decay, fused=self.device.type == 'cuda')
-        self.done, self.losses, self.pending = 0, [], []
+        check_data(images, labels, network, process, batch)
+        self.device = pick_device(device)
+        amp = fast_bf16(self.device) if amp is None else bool(amp)
+        self.process = process
+        self.objective = objective or Epsilon()
+        self.shape = tuple(images.shape[1:])
+        self.pictures = fingerprint(images)
+        self.hyper = dict(
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            ema=ema,
+            clip=clip,
+            drop_label=drop_label,
+            amp=amp,
+            seed=seed,
+        )
+        self.feed = Feed(
+            images if images.dtype == torch.uint8 else images.float(),
+            labels,
+            batch,
+            seed,
+            self.device,
+        )
+        self.net = network.to(self.device).train()
+        self.ema_net = copy.deepcopy(network).eval().requires_grad_(False)
+        self.run = in_bf16(torch.compile(self.net) if compile else self.net, self.device, amp)
+        self.mean = in_bf16(self.ema_net, self.device, amp)
+        self.params = list(self.net.parameters())
+        self.means = list(self.ema_net.parameters())
+        self.buffers = list(zip(self.ema_net.buffers(), self.net.buffers()))
+        self.drops = any(
+            getattr(m, "p", 0) for m in network.modules() if "Dropout" in type(m).__name__
+        )
+        self.opt = torch.optim.AdamW(
+            self.params, lr=lr, weight_decay=weight_decay, fused=self.device.type == "cuda"
+        )
+        self.done = 0
+        self.losses = []
+        self.pending = []
+
     def pick(self, i: int, dice: Dice):
         "Pictures and labels of step i, labels hidden by chance (by the label `classes`, which means none)."
-        x, y = self.feed(i); n = getattr(self.net, 'classes', 0)
-        if y is None or not n: return x, None
-        return x, torch.where(dice.chance(len(x), self.hyper['drop_label']).to(self.device, non_blocking=True), n, y)
+        x, y = self.feed(i)
+        n = getattr(self.net, "classes", 0)
+        if y is None or not n:
+            return x, None
+        return x, torch.where(
+            dice.chance(len(x), self.hyper["drop_label"]).to(self.device, non_blocking=True), n, y
+        )
+
     def roll(self, i: int) -> Dice:
         "The randomness of step i."
-        return Dice(self.hyper['seed'], i, self.device)
+        return Dice(self.hyper["seed"], i, self.device)
+
     def meet(self, loss: Tensor) -> Tensor:
         "Called when the gradients are there; several processes average them here (chapter 17). Returns the loss for the record."
         return loss.detach()
+
     def halted(self, pressed: list) -> bool:
         "Whether Ctrl-C was pressed; with several processes, in any of them."
         return bool(pressed)
+
     def step(self) -> Tensor:
         "One update; returns the loss without waiting for it."
-        h, i = self.hyper, self.done; dice = self.roll(i); x, y = self.pick(i, dice)
-        if self.drops: torch.manual_seed(dice.seed)
-        for g in self.opt.param_groups: g['lr'] = rate(i, h['steps'], h['lr'], h['warmup'])
+        h, i = self.hyper, self.done
+        dice = self.roll(i)
+        x, y = self.pick(i, dice)
+        if self.drops:
+            torch.manual_seed(dice.seed)
+        for g in self.opt.param_groups:
+            g["lr"] = rate(i, h["steps"], h["lr"], h["warmup"])
         loss = self.objective(self.run, self.mean, self.process, x, y, dice)
-        self.opt.zero_grad(set_to_none=True); loss.backward(); loss = self.meet(loss)
-        nn.utils.clip_grad_norm_(self.params, h['clip'], foreach=True); self.opt.step()
+        self.opt.zero_grad(set_to_none=True)
+        loss.backward()
+        loss = self.meet(loss)
+        nn.utils.clip_grad_norm_(self.params, h["clip"], foreach=True)
+        self.opt.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self.means, self.params, 1 - ema_decay(i, h['ema']))
-            for a, b in self.buffers: a.copy_(b)
-        self.done += 1; self.pending.append(loss)
+            torch._foreach_lerp_(self.means, self.params, 1 - ema_decay(i, h["ema"]))
+            for a, b in self.buffers:
+                a.copy_(b)
+        self.done += 1
+        self.pending.append(loss)
         return self.pending[-1]
+
     def settle(self):
         "Fetch the losses since the last call; an error at the first one that is not finite."
-        if not self.pending: return
-        new, first = torch.stack(self.pending).float().cpu(), self.done - len(self.pending) + 1; self.pending = []
+        if not self.pending:
+            return
+        new = torch.stack(self.pending).float().cpu()
+        first = self.done - len(self.pending) + 1
+        self.pending = []
         bad = (~torch.isfinite(new)).nonzero().flatten().tolist()
-        if bad: raise FloatingPointError(f'loss = {new[bad[0]].item()} at step {first + bad[0]}: training stopped, the last checkpoint is kept; lower lr or raise warmup')
+        if bad:
+            raise FloatingPointError(
+                f"loss = {new[bad[0]].item()} at step {first + bad[0]}: training stopped, the last checkpoint is kept; lower lr or raise warmup"
+            )
         self.losses += new.tolist()
+
     def stream(self, every: int = 50):
         "Train to the end, yielding (step, mean loss since the last) every so many steps: the caller owns plots and stopping."
-        require(every >= 1, 'every', every, 'at least 1')
-        while self.done < self.hyper['steps']:
-            n = min(every, self.hyper['steps'] - self.done)
-            for _ in range(n): self.step()
-            self.settle(); yield self.done, float(np.mean(self.losses[-n:]))
+        require(every >= 1, "every", every, "at least 1")
+        while self.done < self.hyper["steps"]:
+            n = min(every, self.hyper["steps"] - self.done)
+            for _ in range(n):
+                self.step()
+            self.settle()
+            yield self.done, float(np.mean(self.losses[-n:]))
+
     def denoiser(self) -> networks.Denoiser:
         "The EMA network as it stands, bound to the process."
         return networks.Denoiser(self.ema_net, self.process, self.shape, card=self.card())
+
     def card(self, **more) -> dict:
         "What a checkpoint says about itself: process, network, training settings, versions, and whatever else you name."
         return run_card(self, **more)
+
     def save(self, folder: str | Path, **more):
         "Write a checkpoint of this run, atomically; `more` goes into its card."
         save_run(self, Path(folder), **more)
-    def resume(self, folder: str | Path) -> 'Trainer':
+
+    def resume(self, folder: str | Path) -> "Trainer":
         "Take up a run where `save` left it; the settings must be the same."
         return resume_run(self, Path(folder))
 
 # %% ../nbs/05_training.ipynb #fff5cf12
 def run_card(trainer: Trainer, **more) -> dict:
     "The card of a run: enough to build the network and the process again, and to check a resume."
-    net = trainer.net; inner = getattr(net, 'net', net)
-    predicts, o = {v: k for k, v in networks.PARAMETRISATIONS.items()}.get(type(net), 'eps'), trainer.objective
-    return dict(process=networks.process_card(trainer.process),
-                network=dict(kind=type(inner).__name__, predicts=predicts, config=getattr(inner, 'config', {}), parameters=networks.parameters(inner)),
-                shape=list(trainer.shape),
-                training=dict(trainer.hyper, done=trainer.done, objective=repr(o) if getattr(o, '__dataclass_fields__', None) else type(o).__name__, pictures=len(trainer.feed.images),
-                              fingerprint=trainer.pictures, device=trainer.device.type),
-                versions=dict(torch=torch.__version__), **more)
+    net = trainer.net
+    inner = getattr(net, "net", net)
+    predicts = {v: k for k, v in networks.PARAMETRISATIONS.items()}.get(type(net), "eps")
+    o = trainer.objective
+    return dict(
+        process=networks.process_card(trainer.process),
+        network=dict(
+            kind=type(inner).__name__,
+            predicts=predicts,
+            config=getattr(inner, "config", {}),
+            parameters=networks.parameters(inner),
+        ),
+        shape=list(trainer.shape),
+        training=dict(
+            trainer.hyper,
+            done=trainer.done,
+            objective=repr(o) if getattr(o, "__dataclass_fields__", None) else type(o).__name__,
+            pictures=len(trainer.feed.images),
+            fingerprint=trainer.pictures,
+            device=trainer.device.type,
+        ),
+        versions=dict(torch=torch.__version__),
+        **more,
+    )
+
 
 def run_state(trainer: Trainer) -> dict:
     "The tensors a resume needs beside the EMA weights: raw weights, and Adam's two moments and step count of each."
-    state = {'buffer/' + n: b for n, b in trainer.net.named_buffers()}
+    state = {"buffer/" + n: b for n, b in trainer.net.named_buffers()}
     for n, p in trainer.net.named_parameters():
-        state['raw/' + n] = p
-        state |= {f'{key}/{n}': v for key, v in trainer.opt.state.get(p, {}).items()}
+        state["raw/" + n] = p
+        state |= {f"{key}/{n}": v for key, v in trainer.opt.state.get(p, {}).items()}
     return state
 
 # %% ../nbs/05_training.ipynb #71f7826e
 def save_run(trainer: Trainer, folder: Path, **more):
     "Write EMA weights and resume state under new names, then the card that names them: the card is the commit."
     from safetensors.torch import save_file
-    trainer.settle(); inner = getattr(trainer.ema_net, 'net', trainer.ema_net)
-    files = {n: f'{n}-{trainer.done:07d}.safetensors' for n in ('weights', 'resume')}
+
+    trainer.settle()
+    inner = getattr(trainer.ema_net, "net", trainer.ema_net)
+    files = {n: f"{n}-{trainer.done:07d}.safetensors" for n in ("weights", "resume")}
     for name, tensors in dict(weights=inner.state_dict(), resume=run_state(trainer)).items():
         tensors = {n: v.detach().contiguous().cpu() for n, v in tensors.items()}
         bad = [n for n, v in tensors.items() if not bool(torch.isfinite(v).all())]
-        if bad: raise FloatingPointError(f'weights = {bad[0]} is not finite at step {trainer.done}: nothing saved, the last checkpoint is kept')
-        with atomic(folder / files[name]) as p: save_file(tensors, p)
-    write_json(folder / 'card.json', trainer.card(**files, losses=trainer.losses[-2000:], **more))
-    left = re.compile(r'(weights|resume)-\d{7,}\.safetensors|\.(weights-|resume-|card\.json).*\.tmp')
+        if bad:
+            raise FloatingPointError(
+                f"weights = {bad[0]} is not finite at step {trainer.done}: nothing saved, the last checkpoint is kept"
+            )
+        with atomic(folder / files[name]) as p:
+            save_file(tensors, p)
+    write_json(folder / "card.json", trainer.card(**files, losses=trainer.losses[-2000:], **more))
+    left = re.compile(
+        r"(weights|resume)-\d{7,}\.safetensors|\.(weights-|resume-|card\.json).*\.tmp"
+    )
     for old in folder.iterdir():
-        if left.fullmatch(old.name) and old.name not in files.values(): old.unlink()
+        if left.fullmatch(old.name) and old.name not in files.values():
+            old.unlink()
 
 # %% ../nbs/05_training.ipynb #44cd1690
 def check_resume(trainer: Trainer, card: dict, folder: Path):
     "An error unless the checkpoint is of a run with the same settings, network, process and pictures."
-    was = card.get('training', {}); now = trainer.card()
-    require('done' in was and 'resume' in card, 'folder', str(folder), 'a checkpoint written by Trainer.save, with its resume state')
-    differ = {n: (was.get(n), v) for n, v in now['training'].items() if n not in ('done', 'device') and was.get(n, v) != v}
-    differ |= {n: (card[n], now[n]) for n in ('process', 'network', 'shape') if card[n] != now[n]}
-    require(not differ, 'folder', str(folder), f'a run with the same settings; these differ (saved, asked): {differ}')
+    was = card.get("training", {})
+    now = trainer.card()
+    require(
+        "done" in was and "resume" in card,
+        "folder",
+        str(folder),
+        "a checkpoint written by Trainer.save, with its resume state",
+    )
+    differ = {
+        n: (was.get(n), v)
+        for n, v in now["training"].items()
+        if n not in ("done", "device") and was.get(n, v) != v
+    }
+    differ |= {n: (card[n], now[n]) for n in ("process", "network", "shape") if card[n] != now[n]}
+    require(
+        not differ,
+        "folder",
+        str(folder),
+        f"a run with the same settings; these differ (saved, asked): {differ}",
+    )
+
 
 def resume_run(trainer: Trainer, folder: Path) -> Trainer:
     "Read everything, check everything, and only then change the trainer."
-    card = networks.read_card(folder); check_resume(trainer, card, folder)
-    inner = getattr(trainer.ema_net, 'net', trainer.ema_net)
-    need = [f'{key}/{n}' for key in ('raw', 'step', 'exp_avg', 'exp_avg_sq') for n, _ in trainer.net.named_parameters() if card['training']['done'] or key == 'raw']
-    mean, state = networks.read_tensors(folder / card['weights'], list(inner.state_dict())), networks.read_tensors(folder / card['resume'], need)
+    card = networks.read_card(folder)
+    check_resume(trainer, card, folder)
+    inner = getattr(trainer.ema_net, "net", trainer.ema_net)
+    need = [
+        f"{key}/{n}"
+        for key in ("raw", "step", "exp_avg", "exp_avg_sq")
+        for n, _ in trainer.net.named_parameters()
+        if card["training"]["done"] or key == "raw"
+    ]
+    mean = networks.read_tensors(folder / card["weights"], list(inner.state_dict()))
+    state = networks.read_tensors(folder / card["resume"], need)
     inner.load_state_dict(mean)
     with torch.no_grad():
-        for n, b in trainer.net.named_buffers(): b.copy_(state['buffer/' + n])
+        for n, b in trainer.net.named_buffers():
+            b.copy_(state["buffer/" + n])
         for n, p in trainer.net.named_parameters():
-            p.copy_(state['raw/' + n]); held = {k: state[f'{k}/{n}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'{k}/{n}' in state}
-            if held: trainer.opt.state[p] = {k: v.to(p.device if k != 'step' or trainer.device.type == 'cuda' else 'cpu').clone() for k, v in held.items()}
-    trainer.done, trainer.losses, trainer.pending = card['training']['done'], list(card.get('losses', [])), []
+            p.copy_(state["raw/" + n])
+            held = {
+                k: state[f"{k}/{n}"]
+                for k in ("step", "exp_avg", "exp_avg_sq")
+                if f"{k}/{n}" in state
+            }
+            if held:
+                trainer.opt.state[p] = {
+                    k: v.to(
+                        p.device if k != "step" or trainer.device.type == "cuda" else "cpu"
+                    ).clone()
+                    for k, v in held.items()
+                }
+    trainer.done = card["training"]["done"]
+    trainer.losses = list(card.get("losses", []))
+    trainer.pending = []
     return trainer
 
 # %% ../nbs/05_training.ipynb #28312702
 @torch.no_grad()
-def preview(denoiser: networks.Denoiser,
-            n: int = 16,       # pictures
-            points: int = 16,  # network evaluations
-            seed: int = 0) -> Tensor:
+def preview(
+    denoiser: networks.Denoiser,
+    n: int = 16,  # pictures
+    points: int = 16,  # network evaluations
+    seed: int = 0,
+) -> Tensor:
     "n quick pictures `(n, C, H, W)` to watch a training by; sampling proper is chapter 07."
-    p, shape = denoiser.process, denoiser.shape; down = torch.linspace(1, 0, points + 1).tolist()
-    t = [p.T * (p.eps / p.T) ** (1 - u) if isinstance(p, forward.EDM) else p.eps + (p.T - p.eps) * u for u in down]
-    noise = Dice(seed, 0, denoiser.device).normal((n, p.k * shape[0], *shape[1:])); z = p.prior(noise.shape, noise)
+    p = denoiser.process
+    shape = denoiser.shape
+    down = torch.linspace(1, 0, points + 1).tolist()
+    t = [
+        p.T * (p.eps / p.T) ** (1 - u) if isinstance(p, forward.EDM) else p.eps + (p.T - p.eps) * u
+        for u in down
+    ]
+    noise = Dice(seed, 0, denoiser.device).normal((n, p.k * shape[0], *shape[1:]))
+    z = p.prior(noise.shape, noise)
     for a, b in zip(t, t[1:]):
         e = denoiser.eps(z, a)
-        if p.k == 1: z = p.perturb(denoiser.data_from(z, e, a), b, e)
-        else: z = z - (a - b) * (mix(p.F(a), z) + mix(p.G(a) @ p.G(a).mT @ torch.linalg.inv(p.factor(a)).mT / 2, e))
-    return z[:, :shape[0]].clamp(-1, 1)
+        if p.k == 1:
+            z = p.perturb(denoiser.data_from(z, e, a), b, e)
+        else:
+            z = z - (a - b) * (
+                mix(p.F(a), z) + mix(p.G(a) @ p.G(a).mT @ torch.linalg.inv(p.factor(a)).mT / 2, e)
+            )
+    return z[:, : shape[0]].clamp(-1, 1)
 
 # %% ../nbs/05_training.ipynb #c14339a2
 def loss_figure(trainer: Trainer, x: Tensor | None = None):
     "Loss against step (thin), its running mean (thick), and samples `x` beside them; returns the matplotlib figure."
     import matplotlib.pyplot as plt
     from compsamp.core import show
-    fig, ax = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=80, layout='constrained'); y = np.array(trainer.losses); n = max(1, len(y) // 40)
-    steps = trainer.done - len(y) + 1 + np.arange(len(y)); ax[0].plot(steps, y, lw=.5, alpha=.5)
-    if len(y) >= n: ax[0].plot(steps[n - 1:], np.convolve(y, np.ones(n) / n, 'valid'), lw=1.5)
-    ax[0].set(xlim=(0, trainer.hyper['steps']), yscale='log', xlabel='step', ylabel='loss'); ax[1].set_axis_off()
-    if x is not None: show(x, cols=8, ax=ax[1], title='samples of the averaged network')
+
+    fig, ax = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=80, layout="constrained")
+    y = np.array(trainer.losses)
+    n = max(1, len(y) // 40)
+    steps = trainer.done - len(y) + 1 + np.arange(len(y))
+    ax[0].plot(steps, y, lw=0.5, alpha=0.5)
+    if len(y) >= n:
+        ax[0].plot(steps[n - 1 :], np.convolve(y, np.ones(n) / n, "valid"), lw=1.5)
+    ax[0].set(xlim=(0, trainer.hyper["steps"]), yscale="log", xlabel="step", ylabel="loss")
+    ax[1].set_axis_off()
+    if x is not None:
+        show(x, cols=8, ax=ax[1], title="samples of the averaged network")
     return fig
+
 
 class Board:
     "What one watches while training: a fastprogress bar; in a notebook the loss curve and samples too; plain lines in a log file."
+
     def __init__(self, trainer: Trainer, progress: bool = True):
         from fastprogress import fastprogress
-        self.trainer, self.began, self.first, self.drawn, self.x, self.out = trainer, time.time(), trainer.done, 0., None, None
-        inside = fastprogress.IN_NOTEBOOK and type(sys.stdout).__module__.startswith('ipykernel')
-        self.kind = 'none' if not progress else 'notebook' if inside else 'bar' if sys.stdout.isatty() else 'lines'
-        if self.kind in ('notebook', 'bar'):
-            self.bar = fastprogress.progress_bar(range(trainer.hyper['steps'])); self.bar.update(0)
+
+        self.trainer = trainer
+        self.began = time.time()
+        self.first = trainer.done
+        self.drawn = 0.0
+        self.x = None
+        self.out = None
+        inside = fastprogress.IN_NOTEBOOK and type(sys.stdout).__module__.startswith("ipykernel")
+        self.kind = (
+            "none"
+            if not progress
+            else "notebook"
+            if inside
+            else "bar"
+            if sys.stdout.isatty()
+            else "lines"
+        )
+        if self.kind in ("notebook", "bar"):
+            self.bar = fastprogress.progress_bar(range(trainer.hyper["steps"]))
+            self.bar.update(0)
+
     def show(self):
         "Bring the bar, the line or the figure up to date."
-        t = self.trainer; speed = (t.done - self.first) * t.hyper['batch'] / max(time.time() - self.began, 1e-9)
-        text = f'loss {np.mean(t.losses[-50:]):.4f}, {speed:.0f} pictures/s'
-        if self.kind == 'lines': print(f"step {t.done}/{t.hyper['steps']}: {text}", flush=True)
-        if self.kind in ('notebook', 'bar'): self.bar.comment = text; self.bar.update(t.done)
-        if self.kind == 'notebook' and (time.time() - self.drawn > 2 or t.done == t.hyper['steps']): self.draw()
+        t = self.trainer
+        speed = (t.done - self.first) * t.hyper["batch"] / max(time.time() - self.began, 1e-9)
+        text = f"loss {np.mean(t.losses[-50:]):.4f}, {speed:.0f} pictures/s"
+        if self.kind == "lines":
+            print(f"step {t.done}/{t.hyper['steps']}: {text}", flush=True)
+        if self.kind in ("notebook", "bar"):
+            self.bar.comment = text
+            self.bar.update(t.done)
+        if self.kind == "notebook" and (time.time() - self.drawn > 2 or t.done == t.hyper["steps"]):
+            self.draw()
+
     def draw(self):
         "The loss so far and the last samples, in place of the figure before."
         from IPython.display import display
         import matplotlib.pyplot as plt
-        with plt.ioff(): fig = loss_figure(self.trainer, self.x)
-        if self.out is None: self.out = display(fig, display_id=True)
-        else: self.out.update(fig)
-        plt.close(fig); self.drawn = time.time()
+
+        with plt.ioff():
+            fig = loss_figure(self.trainer, self.x)
+        if self.out is None:
+            self.out = display(fig, display_id=True)
+        else:
+            self.out.update(fig)
+        plt.close(fig)
+        self.drawn = time.time()
 
 # %% ../nbs/05_training.ipynb #cb25e792
 @contextlib.contextmanager
 def interruptible():
     "Ctrl-C waits for the end of the step: yields a list that fills when it is pressed; pressed twice, it interrupts at once."
-    pressed, main = [], threading.current_thread() is threading.main_thread()
+    pressed = []
+    main = threading.current_thread() is threading.main_thread()
+
     def handler(number, frame):
-        if pressed: raise KeyboardInterrupt
+        if pressed:
+            raise KeyboardInterrupt
         pressed.append(number)
+
     old = signal.signal(signal.SIGINT, handler) if main else None
-    try: yield pressed
+    try:
+        yield pressed
     finally:
-        if main: signal.signal(signal.SIGINT, old or signal.SIG_DFL)
+        if main:
+            signal.signal(signal.SIGINT, old or signal.SIG_DFL)
 
 # %% ../nbs/05_training.ipynb #6c9e46f8
-def fit(trainer: Trainer,
-        folder: str | Path,         # of the checkpoint; a run that has not begun must not overwrite one
-        save_every: int = 1000,     # steps
-        sample_every: int = 0,      # steps between sample sheets, 0: none
-        every: int | None = None,   # steps between looks at the loss; None: from 10 to 50, with the length of the run
-        progress: bool = True, samples: int = 32,
-        **more                      # goes into the card
-        ) -> bool:
+def fit(
+    trainer: Trainer,
+    folder: str | Path,  # of the checkpoint; a run that has not begun must not overwrite one
+    save_every: int = 1000,  # steps
+    sample_every: int = 0,  # steps between sample sheets, 0: none
+    every: int
+    | None = None,  # steps between looks at the loss; None: from 10 to 50, with the length of the run
+    progress: bool = True,
+    samples: int = 32,
+    **more,  # goes into the card
+) -> bool:
     "Train to the end and save; True if it got there, False if Ctrl-C ended it (saved, and resumable) before."
-    folder, steps = Path(folder), trainer.hyper['steps']; every = max(10, min(50, steps // 40)) if every is None else every
-    for n, v, lo in (('save_every', save_every, 1), ('every', every, 1), ('sample_every', sample_every, 0), ('samples', samples, 1)): require(v >= lo, n, v, f'at least {lo}')
-    require(trainer.done or not (folder / 'card.json').exists(), 'folder', str(folder), 'a folder without a checkpoint, or resume from it first')
-    folder.mkdir(parents=True, exist_ok=True); board, saved = Board(trainer, progress and trainer.leads), trainer.done or None
+    folder = Path(folder)
+    steps = trainer.hyper["steps"]
+    every = max(10, min(50, steps // 40)) if every is None else every
+    for n, v, lo in (
+        ("save_every", save_every, 1),
+        ("every", every, 1),
+        ("sample_every", sample_every, 0),
+        ("samples", samples, 1),
+    ):
+        require(v >= lo, n, v, f"at least {lo}")
+    require(
+        trainer.done or not (folder / "card.json").exists(),
+        "folder",
+        str(folder),
+        "a folder without a checkpoint, or resume from it first",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    board = Board(trainer, progress and trainer.leads)
+    saved = trainer.done or None
     with interruptible() as pressed:
         while trainer.done < steps and not trainer.halted(pressed):
-            trainer.step(); i = trainer.done
+            trainer.step()
+            i = trainer.done
             if trainer.leads and sample_every and (i % sample_every == 0 or i == steps):
-                board.x = preview(trainer.denoiser(), samples); save_png(folder / f'samples-{i:07d}.png', board.x)
-            if i % every == 0 or i == steps: trainer.settle(); board.show()
+                board.x = preview(trainer.denoiser(), samples)
+                save_png(folder / f"samples-{i:07d}.png", board.x)
+            if i % every == 0 or i == steps:
+                trainer.settle()
+                board.show()
             if i % save_every == 0 and i < steps:
-                try: trainer.save(folder, **more); saved = i
-                except OSError as e: print(f'\nstep {i}: could not save ({e}); the checkpoint of step {saved} is kept, training goes on', file=sys.stderr)
-        if trainer.done != saved: trainer.save(folder, **more)
-    if trainer.done < steps and trainer.leads: print(f'\nstopped and saved at step {trainer.done} of {steps}')
+                try:
+                    trainer.save(folder, **more)
+                    saved = i
+                except OSError as e:
+                    print(
+                        f"\nstep {i}: could not save ({e}); the checkpoint of step {saved} is kept, training goes on",
+                        file=sys.stderr,
+                    )
+        if trainer.done != saved:
+            trainer.save(folder, **more)
+    if trainer.done < steps and trainer.leads:
+        print(f"\nstopped and saved at step {trainer.done} of {steps}")
     return trainer.done == steps
 
 # %% ../nbs/05_training.ipynb #32460889
-PROCESSES = dict(vp='VP', cosine='CosineVP', subvp='SubVP', ve='VE', edm='EDM', psld='PSLD')
+PROCESSES = dict(vp="VP", cosine="CosineVP", subvp="SubVP", ve="VE", edm="EDM", psld="PSLD")
 
-def parse_process(text: str  # 'vp', or with settings: 'vp:beta_max=10,beta_min=0.2'
-                  ) -> LinearSDE:
+
+def parse_process(
+    text: str,  # 'vp', or with settings: 'vp:beta_max=10,beta_min=0.2'
+) -> LinearSDE:
     "A process from one word of the command line."
-    name, _, rest = text.partition(':')
-    require(name.lower() in PROCESSES, 'process', text, f'one of {", ".join(PROCESSES)}, with settings as in vp:beta_max=10')
-    try: settings = {n.strip(): float(v) for n, v in (pair.split('=') for pair in rest.split(',') if pair)}
-    except ValueError: raise ValueError(f'process = {text!r}: settings as in vp:beta_max=10,beta_min=0.2') from None
+    name, _, rest = text.partition(":")
+    require(
+        name.lower() in PROCESSES,
+        "process",
+        text,
+        f"one of {', '.join(PROCESSES)}, with settings as in vp:beta_max=10",
+    )
+    try:
+        settings = {
+            n.strip(): float(v) for n, v in (pair.split("=") for pair in rest.split(",") if pair)
+        }
+    except ValueError:
+        raise ValueError(
+            f"process = {text!r}: settings as in vp:beta_max=10,beta_min=0.2"
+        ) from None
     return networks.find_process(dict(name=PROCESSES[name.lower()], **settings))
+
 
 def process_text(process: LinearSDE) -> str:
     "The inverse of `parse_process`."
-    card = networks.process_card(process); name = {v: n for n, v in PROCESSES.items()}[card.pop('name')]
-    return name + ''.join(f'{sep}{n}={v!r}' for sep, (n, v) in zip(':' + ',' * len(card), ((n, v) for n, v in card.items() if v is not None)))
+    card = networks.process_card(process)
+    name = {v: n for n, v in PROCESSES.items()}[card.pop("name")]
+    return name + "".join(
+        f"{sep}{n}={v!r}"
+        for sep, (n, v) in zip(
+            ":" + "," * len(card), ((n, v) for n, v in card.items() if v is not None)
+        )
+    )
+
 
 def objectives() -> dict:
     "`OBJECTIVES` of this chapter and of the later ones, by name."
-    rooms = [importlib.import_module(f'compsamp.{m}') for m in ('compensation', 'skipstep') if importlib.util.find_spec(f'compsamp.{m}')]
+    rooms = [
+        importlib.import_module(f"compsamp.{m}")
+        for m in ("compensation", "skipstep")
+        if importlib.util.find_spec(f"compsamp.{m}")
+    ]
     return {**OBJECTIVES, **{n: o for room in rooms for n, o in room.OBJECTIVES.items()}}
 
-def parse_objective(text: str  # 'epsilon', or with settings: 'skipstep:variant=consistent,skip=49'
-                    ):
+
+def parse_objective(
+    text: str,  # 'epsilon', or with settings: 'skipstep:variant=consistent,skip=49'
+):
     "An objective from one word of the command line."
-    name, _, rest = text.partition(':'); table = objectives()
-    require(name in table, 'objective', text, f'one of {", ".join(table)}')
-    kinds = {f.name: f.type for f in fields(table[name])}; given = {}
-    for n, eq, v in (part.partition('=') for part in rest.split(',') if part):
-        require(eq and n in kinds, 'objective', text, f'{name} takes {" and ".join(f"{k}=..." for k in kinds) or "no settings"}')
-        try: given[n] = kinds[n](v)
-        except ValueError: raise ValueError(f'objective = {text!r}: {n} = {v!r} is no {kinds[n].__name__}') from None
+    name, _, rest = text.partition(":")
+    table = objectives()
+    require(name in table, "objective", text, f"one of {', '.join(table)}")
+    kinds = {f.name: f.type for f in fields(table[name])}
+    given = {}
+    for n, eq, v in (part.partition("=") for part in rest.split(",") if part):
+        require(
+            eq and n in kinds,
+            "objective",
+            text,
+            f"{name} takes {' and '.join(f'{k}=...' for k in kinds) or 'no settings'}",
+        )
+        try:
+            given[n] = kinds[n](v)
+        except ValueError:
+            raise ValueError(
+                f"objective = {text!r}: {n} = {v!r} is no {kinds[n].__name__}"
+            ) from None
     return table[name](**given)
 
-def load_data(source: str  # 'embedded', a Fashion-MNIST folder, or an .npz file with `images` (uint8, `(N, C, H, W)`) and perhaps `labels`
-              ):
+
+def load_data(
+    source: str,  # 'embedded', a Fashion-MNIST folder, or an .npz file with `images` (uint8, `(N, C, H, W)`) and perhaps `labels`
+):
     "Pictures and labels to train on."
-    if source == 'embedded': return data.embedded()
-    if Path(source).suffix != '.npz': return data.fashion('train', source)
-    require(Path(source).is_file(), 'data', source, 'an .npz file that exists', FileNotFoundError)
+    if source == "embedded":
+        return data.embedded()
+    if Path(source).suffix != ".npz":
+        return data.fashion("train", source)
+    require(Path(source).is_file(), "data", source, "an .npz file that exists", FileNotFoundError)
     try:
-        with np.load(source) as f: held = {n: torch.from_numpy(f[n]) for n in ('images', 'labels') if n in f.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e: raise ValueError(f'data = {source!r}: a complete .npz file ({e})') from e
-    require('images' in held, 'data', source, "an .npz file that holds 'images'")
-    return held['images'], held.get('labels')
+        with np.load(source) as f:
+            held = {n: torch.from_numpy(f[n]) for n in ("images", "labels") if n in f.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise ValueError(f"data = {source!r}: a complete .npz file ({e})") from e
+    require("images" in held, "data", source, "an .npz file that holds 'images'")
+    return held["images"], held.get("labels")
 
 # %% ../nbs/05_training.ipynb #ba043528
-SETTINGS = dict(data='embedded', process='vp', predicts='eps', objective='epsilon', width=16, depth=1, mults='1,2,2', steps=2000,
-                batch=128, lr=1.5e-3, warmup=200, ema=.999, seed=0, init='')
+SETTINGS = dict(
+    data="embedded",
+    process="vp",
+    predicts="eps",
+    objective="epsilon",
+    width=16,
+    depth=1,
+    mults="1,2,2",
+    steps=2000,
+    batch=128,
+    lr=1.5e-3,
+    warmup=200,
+    ema=0.999,
+    seed=0,
+    init="",
+)
+
 
 def about() -> dict:
     "One line of help per setting."
-    return dict(data="'embedded' (5,000 pictures), a Fashion-MNIST folder, or an .npz file with images and labels",
-                process=f'one of {", ".join(PROCESSES)}; settings as in vp:beta_max=10', predicts=f'what the network predicts: {", ".join(networks.PARAMETRISATIONS)}',
-                objective=f'one of {", ".join(objectives())}; settings as in skipstep:variant=consistent,skip=49', width='channels at full resolution, a multiple of 8', depth='residual blocks per resolution',
-                mults='width multiplier per resolution', steps='of the whole run', batch='pictures per step', lr='largest learning rate',
-                warmup='steps to reach it', ema='weight of the past in the averaged network', seed='of everything that is random',
-                init='a shipped network or a checkpoint folder to start from, which also fixes process, predicts, width, depth and mults')
+    return dict(
+        data="'embedded' (5,000 pictures), a Fashion-MNIST folder, or an .npz file with images and labels",
+        process=f"one of {', '.join(PROCESSES)}; settings as in vp:beta_max=10",
+        predicts=f"what the network predicts: {', '.join(networks.PARAMETRISATIONS)}",
+        objective=f"one of {', '.join(objectives())}; settings as in skipstep:variant=consistent,skip=49",
+        width="channels at full resolution, a multiple of 8",
+        depth="residual blocks per resolution",
+        mults="width multiplier per resolution",
+        steps="of the whole run",
+        batch="pictures per step",
+        lr="largest learning rate",
+        warmup="steps to reach it",
+        ema="weight of the past in the averaged network",
+        seed="of everything that is random",
+        init="a shipped network or a checkpoint folder to start from, which also fixes process, predicts, width, depth and mults",
+    )
+
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `compsamp_train`; settings that are not given do not appear in its answer."
-    p = argparse.ArgumentParser('compsamp_train', description='Train a noise predictor. Ctrl-C saves, --resume goes on.', argument_default=argparse.SUPPRESS)
-    for n, v in SETTINGS.items(): p.add_argument(f'--{n}', type=type(v), help=f'{about()[n]} (default: {v})')
-    p.add_argument('--out', default='run', metavar='FOLDER', help='where the checkpoint goes (default: run)')
-    p.add_argument('--resume', action='store_true', help='go on with the run in --out; settings are read from its card')
-    p.add_argument('--device', default=None, help='cpu, cuda, mps (default: the best there is)')
-    p.add_argument('--save-every', type=int, default=1000, help='steps between checkpoints (default: 1000)')
-    p.add_argument('--eval-every', type=int, default=0, help='steps between sample sheets (default: none)')
-    p.add_argument('--no-amp', action='store_true', help='float32 throughout (default: bfloat16 where the hardware has it)')
-    p.add_argument('--compile', action='store_true', help='torch.compile: slow start, faster steps on a GPU')
+    p = argparse.ArgumentParser(
+        "compsamp_train",
+        description="Train a noise predictor. Ctrl-C saves, --resume goes on.",
+        argument_default=argparse.SUPPRESS,
+    )
+    for n, v in SETTINGS.items():
+        p.add_argument(f"--{n}", type=type(v), help=f"{about()[n]} (default: {v})")
+    p.add_argument(
+        "--out", default="run", metavar="FOLDER", help="where the checkpoint goes (default: run)"
+    )
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out; settings are read from its card",
+    )
+    p.add_argument("--device", default=None, help="cpu, cuda, mps (default: the best there is)")
+    p.add_argument(
+        "--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)"
+    )
+    p.add_argument(
+        "--eval-every", type=int, default=0, help="steps between sample sheets (default: none)"
+    )
+    p.add_argument(
+        "--no-amp",
+        action="store_true",
+        help="float32 throughout (default: bfloat16 where the hardware has it)",
+    )
+    p.add_argument(
+        "--compile", action="store_true", help="torch.compile: slow start, faster steps on a GPU"
+    )
     return p
 
 # %% ../nbs/05_training.ipynb #44420eae
 def inherited(given: dict) -> dict:
     "The settings that the checkpoint given['init'] fixes; an error if the others contradict them."
-    card = networks.load(given['init']).card; config = card['network']['config']
-    fixed = dict(process=process_text(networks.find_process(card['process'])), predicts=card['network'].get('predicts', 'eps'),
-                 width=config['width'], depth=config['depth'], mults=','.join(map(str, config['mults'])))
-    said = {n: process_text(parse_process(v)) if n == 'process' else v for n, v in given.items() if n in fixed}
+    card = networks.load(given["init"]).card
+    config = card["network"]["config"]
+    fixed = dict(
+        process=process_text(networks.find_process(card["process"])),
+        predicts=card["network"].get("predicts", "eps"),
+        width=config["width"],
+        depth=config["depth"],
+        mults=",".join(map(str, config["mults"])),
+    )
+    said = {
+        n: process_text(parse_process(v)) if n == "process" else v
+        for n, v in given.items()
+        if n in fixed
+    }
     differ = {n: (fixed[n], v) for n, v in said.items() if fixed[n] != v}
-    require(not differ, 'init', given['init'], f'settings that agree with the checkpoint; these differ (checkpoint, given): {differ}')
+    require(
+        not differ,
+        "init",
+        given["init"],
+        f"settings that agree with the checkpoint; these differ (checkpoint, given): {differ}",
+    )
     return fixed
+
 
 def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
     "The settings of a run: those given over the defaults, or those of the run that is resumed, which may not be contradicted."
     if not resume:
-        require(not (folder / 'card.json').exists(), 'out', str(folder), 'a folder without a checkpoint, or --resume to go on with it')
-        return {**SETTINGS, **given, **(inherited(given) if given.get('init') else {})}
-    was = networks.read_card(folder).get('settings')
-    require(was is not None, 'out', str(folder), 'a run that compsamp_train began; use Trainer.resume for others')
-    differ = {n: (was.get(n), v) for n, v in given.items() if was.get(n) != v and n != 'data'}   # the pictures may have moved; their fingerprint tells
-    require(not differ, 'out', str(folder), f'a run with the same settings; these differ (saved, given): {differ}')
+        require(
+            not (folder / "card.json").exists(),
+            "out",
+            str(folder),
+            "a folder without a checkpoint, or --resume to go on with it",
+        )
+        return {**SETTINGS, **given, **(inherited(given) if given.get("init") else {})}
+    was = networks.read_card(folder).get("settings")
+    require(
+        was is not None,
+        "out",
+        str(folder),
+        "a run that compsamp_train began; use Trainer.resume for others",
+    )
+    differ = {
+        n: (was.get(n), v) for n, v in given.items() if was.get(n) != v and n != "data"
+    }  # the pictures may have moved; their fingerprint tells
+    require(
+        not differ,
+        "out",
+        str(folder),
+        f"a run with the same settings; these differ (saved, given): {differ}",
+    )
     return {**SETTINGS, **was, **given}
+
 
 def make_network(s: dict, process: LinearSDE, channels: int, classes: int) -> nn.Module:
     "The network of a dictionary of `SETTINGS`: a new one, or that of the checkpoint `init`, to be trained on."
-    if s.get('init'): return networks.load(s['init']).network.requires_grad_(True)
-    require(s['predicts'] in networks.PARAMETRISATIONS, 'predicts', s['predicts'], f'one of {", ".join(networks.PARAMETRISATIONS)}')
-    try: mults = tuple(int(m) for m in s['mults'].split(','))
-    except ValueError: raise ValueError(f"mults = {s['mults']!r}: whole numbers with commas, as in 1,2,2") from None
-    torch.manual_seed(max(0, s['seed'])); out = None if process.k == 1 or s['predicts'] == 'eps' else channels   # x0, v and EDM describe the picture alone
-    net = networks.UNet(process.k * channels, s['width'], mults, s['depth'], (len(mults) - 1,), classes, channels_out=out)
-    return networks.PARAMETRISATIONS[s['predicts']](net, process)
-
-def make_trainer(s: dict, device: str | None = None, compile: bool = False,
-                 make=Trainer) -> Trainer:  # or a subclass that shares the work (chapter 17)
-    "Network, process, data and trainer of a dictionary of `SETTINGS`."
-    process, objective, (images, labels) = parse_process(s['process']), parse_objective(s['objective']), load_data(s['data'])
-    net = make_network(s, process, images.shape[1], 0 if labels is None else int(labels.max()) + 1)
-    return make(net, process, images, labels, **{n: s[n] for n in ('steps', 'batch', 'lr', 'warmup', 'ema', 'seed')},
-                   amp=s.get('amp'), objective=objective, device=device, compile=compile)
-
-def main(argv: list | None = None,  # of the command line
-         make=None                  # the kind of trainer; None: `Trainer`, or under torchrun that of chapter 17
-         ) -> int:
-    "`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed."
-    if make is None and os.environ.get('WORLD_SIZE', '1') != '1': return importlib.import_module('compsamp.processes').train(argv)
-    given = vars(parser().parse_args(argv)); out, device, save_every, eval_every = (given.pop(n) for n in ('out', 'device', 'save_every', 'eval_every'))
-    resume, compile, folder = given.pop('resume', False), given.pop('compile', False), Path(out)
-    if given.pop('no_amp', False): given['amp'] = False
+    if s.get("init"):
+        return networks.load(s["init"]).network.requires_grad_(True)
+    require(
+        s["predicts"] in networks.PARAMETRISATIONS,
+        "predicts",
+        s["predicts"],
+        f"one of {', '.join(networks.PARAMETRISATIONS)}",
+    )
     try:
-        s = settle_settings(given, folder, resume); begin = dict(s, init=str(folder) if resume and s['init'] else s['init'])
-        trainer = make_trainer(begin, device, compile, make or Trainer); s['amp'] = trainer.hyper['amp']
-        if resume: trainer.resume(folder)
-        for n, v, lo in (('save-every', save_every, 1), ('eval-every', eval_every, 0)): require(v >= lo, n, v, f'at least {lo}')
-    except (ValueError, TypeError, OSError) as e: print(f'compsamp_train: {e}', file=sys.stderr); return 2
-    count = networks.parameters(getattr(trainer.net, 'net', trainer.net))
-    if trainer.leads: print(f"{count:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}, {trainer.device}, {'bfloat16' if s['amp'] else 'float32'}; from step {trainer.done} to {s['steps']}", flush=True)
-    try: ended = fit(trainer, folder, save_every, eval_every, settings=s)
-    except (FloatingPointError, OSError) as e: print(f'\ncompsamp_train: {e}', file=sys.stderr); return 1
-    if trainer.leads: print(f'saved in {folder}' if ended else f'to go on: compsamp_train --out {folder} --resume')
+        mults = tuple(int(m) for m in s["mults"].split(","))
+    except ValueError:
+        raise ValueError(
+            f"mults = {s['mults']!r}: whole numbers with commas, as in 1,2,2"
+        ) from None
+    # x0, v and EDM describe the picture alone
+    torch.manual_seed(max(0, s["seed"]))
+    out = None if process.k == 1 or s["predicts"] == "eps" else channels
+    net = networks.UNet(
+        process.k * channels,
+        s["width"],
+        mults,
+        s["depth"],
+        (len(mults) - 1,),
+        classes,
+        channels_out=out,
+    )
+    return networks.PARAMETRISATIONS[s["predicts"]](net, process)
+
+
+def make_trainer(
+    s: dict, device: str | None = None, compile: bool = False, make=Trainer
+) -> Trainer:  # or a subclass that shares the work (chapter 17)
+    "Network, process, data and trainer of a dictionary of `SETTINGS`."
+    process, objective, (images, labels) = (
+        parse_process(s["process"]),
+        parse_objective(s["objective"]),
+        load_data(s["data"]),
+    )
+    net = make_network(s, process, images.shape[1], 0 if labels is None else int(labels.max()) + 1)
+    return make(
+        net,
+        process,
+        images,
+        labels,
+        **{n: s[n] for n in ("steps", "batch", "lr", "warmup", "ema", "seed")},
+        amp=s.get("amp"),
+        objective=objective,
+        device=device,
+        compile=compile,
+    )
+
+
+def main(
+    argv: list | None = None,  # of the command line
+    make=None,  # the kind of trainer; None: `Trainer`, or under torchrun that of chapter 17
+) -> int:
+    "`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed."
+    if make is None and os.environ.get("WORLD_SIZE", "1") != "1":
+        return importlib.import_module("compsamp.processes").train(argv)
+    given = vars(parser().parse_args(argv))
+    out, device, save_every, eval_every = (
+        given.pop(n) for n in ("out", "device", "save_every", "eval_every")
+    )
+    resume = given.pop("resume", False)
+    compile = given.pop("compile", False)
+    folder = Path(out)
+    if given.pop("no_amp", False):
+        given["amp"] = False
+    try:
+        s = settle_settings(given, folder, resume)
+        begin = dict(s, init=str(folder) if resume and s["init"] else s["init"])
+        trainer = make_trainer(begin, device, compile, make or Trainer)
+        s["amp"] = trainer.hyper["amp"]
+        if resume:
+            trainer.resume(folder)
+        for n, v, lo in (("save-every", save_every, 1), ("eval-every", eval_every, 0)):
+            require(v >= lo, n, v, f"at least {lo}")
+    except (ValueError, TypeError, OSError) as e:
+        print(f"compsamp_train: {e}", file=sys.stderr)
+        return 2
+    count = networks.parameters(getattr(trainer.net, "net", trainer.net))
+    if trainer.leads:
+        print(
+            f"{count:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}, {trainer.device}, {'bfloat16' if s['amp'] else 'float32'}; from step {trainer.done} to {s['steps']}",
+            flush=True,
+        )
+    try:
+        ended = fit(trainer, folder, save_every, eval_every, settings=s)
+    except (FloatingPointError, OSError) as e:
+        print(f"\ncompsamp_train: {e}", file=sys.stderr)
+        return 1
+    if trainer.leads:
+        print(
+            f"saved in {folder}" if ended else f"to go on: compsamp_train --out {folder} --resume"
+        )
     return 0 if ended else 130
