@@ -468,7 +468,8 @@ class NoisePredictor:
         t,  # a float, or float64 `(B,)`
     ) -> Tensor:  # `(B, C, ...)`
         "x0 from a noise prediction made before; TypeError if it has too few channels."
-        allowed = f"the shape of the state {tuple(z.shape)}: with fewer, x0 is not determined"
+        allowed = f"the shape of the state {tuple(z.shape)}: with fewer channels"
+        allowed += " x0 is not determined"
         require(e.shape == z.shape, "eps", tuple(e.shape), allowed, TypeError)
         channels = z.shape[1] // self.process.k
         mu = self.process.marginal(t)[0][..., 0]
