@@ -29,7 +29,7 @@ from compsamp.core import (
     whole,
     write_json,
 )
-from .forward import LinearSDE, NoisePredictor, lift
+from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import Route, Samples, Sampler, grid, sample
 from .training import Velocity, draw_times
 
@@ -235,7 +235,7 @@ class Replaced(Sampler):
     def step(self, denoiser, z, r, draw, memory):
         "The sampler's step, then one draw for the known part."
         z, memory = self.inner.step(denoiser, z, r, draw, memory)
-        fresh = lift(r.known_mu, self.known.to(z)) + mix(r.known_L, draw())
+        fresh = mean_state(r.known_mu, self.known.to(z)) + mix(r.known_L, draw())
         return torch.where(
             self.mask.to(z.device).repeat(
                 1, z.shape[1] // self.mask.shape[1], *[1] * (z.dim() - 2)
@@ -506,7 +506,7 @@ def load_as(
     cls, name: str | Path, device: str | None = "cpu", wrap=lambda net, process: net
 ) -> networks.Denoiser:
     "A network of a class of this chapter, by a name of `networks.WEIGHTS` or a folder; ValueError if it is of another kind."
-    folder = networks.located(name)
+    folder = networks.checkpoint_folder(name)
     card = networks.read_card(folder)
     spec = card["network"]
     require(
@@ -518,7 +518,7 @@ def load_as(
     return networks.load(
         folder,
         device,
-        network=wrap(networks.construct(cls, spec), networks.find_process(card["process"])),
+        network=wrap(networks.construct_network(cls, spec), networks.find_process(card["process"])),
     )
 
 
@@ -646,7 +646,7 @@ def measure(
         runs=list(seeds),
         amp=amp,
         networks=[compensation.mark(plain), compensation.mark(cond)],
-        data=training.fingerprint(truth),
+        data=training.pictures_hash(truth),
     )
     r = (
         json.loads(Path(path).read_text())
@@ -703,7 +703,7 @@ class RestorationModule(compensation.ModuleObjective):
         )
 
 # %% ../nbs/14_inpainting.ipynb #5b2b7dbf
-class Guided(networks.Around):
+class Guided(networks.DenoiserWrapper):
     "A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for any k."
 
     def __init__(
@@ -820,7 +820,7 @@ class Classify:
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
         t = draw_times(process, dice.uniform(len(x0)))
-        z = training.noisy(
+        z = training.perturb_on_device(
             process, x0, t, dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
         )
         return fn.cross_entropy(net(z, networks.network_time(net, t, x0)).float(), labels)

@@ -15,8 +15,8 @@ from torch import Tensor
 from . import networks, sampling, training
 from .core import atomic, check_same, pick_device, require, whole, write_json
 from .forward import NoisePredictor
-from .sampling import Sampler, Samples, as_route, grid, sample, watch
-from .training import Dice, Feed, Trainer, fingerprint
+from .sampling import Sampler, Samples, as_route, grid, progress_bar, sample
+from .training import BatchLoader, StepRandom, Trainer, pictures_hash
 
 # %% ../nbs/17_processes.ipynb #3c87de1c
 def brief(e: RuntimeError) -> str:
@@ -109,13 +109,13 @@ def identity(x):
     if x is None or isinstance(x, (bool, int, float, str)): return x
     if isinstance(x, (list, tuple)): return [identity(v) for v in x]
     if isinstance(x, dict): return [[str(n), identity(v)] for n, v in x.items()]
-    if isinstance(x, Tensor): return [list(x.shape), fingerprint(x.detach().double())]
-    if isinstance(x, networks.Around): return [kind, *[[n, identity(v)] for n, v in sorted(vars(x).items()) if n not in ('nfe', 'process')]]
+    if isinstance(x, Tensor): return [list(x.shape), pictures_hash(x.detach().double())]
+    if isinstance(x, networks.DenoiserWrapper): return [kind, *[[n, identity(v)] for n, v in sorted(vars(x).items()) if n not in ('nfe', 'process')]]
     if isinstance(x, networks.Denoiser): return [kind, identity(x.network)]
     marks = [m.mark() for m in inner or [x] if hasattr(m, 'mark')]; held = [v.detach().flatten().float().cpu() for v in x.state_dict().values()] if inner else []
     fields = [[n, identity(getattr(x, n))] for n in getattr(x, '__dataclass_fields__', ())]       # also those that repr does not show
     require(marks or hasattr(x, '__dataclass_fields__') or any(map(len, held)), 'part', kind, 'one with weights or fields, or with a method mark() that returns its name')
-    return [kind, fields, [[type(m).__name__, getattr(m, 'sigma_data', None)] for m in inner], fingerprint(torch.cat(held)) if held else None, marks]
+    return [kind, fields, [[type(m).__name__, getattr(m, 'sigma_data', None)] for m in inner], pictures_hash(torch.cat(held)) if held else None, marks]
 
 def checksum(x) -> str: "Of what `identity` says, eight hex digits."; return f'{zlib.crc32(json.dumps(identity(x)).encode()):08x}'
 
@@ -156,7 +156,7 @@ def sample_many(sampler: Sampler, denoiser: NoisePredictor,
     for name, v in (('n', n), ('batch', batch)): require(whole(v) and v >= 1, name, v, 'a whole number, at least 1')
     began, folder = time.perf_counter(), Path(folder); facts = recipe(sampler, denoiser, times, n, seed, batch, labels, guidance, shape)
     todo = missing(folder, facts, team); mine = todo[team.rank::team.world]; rounds = -(-len(todo) // team.world)
-    for k in watch(range(rounds), rounds, progress and team.rank == 0 and rounds > 0):
+    for k in progress_bar(range(rounds), rounds, progress and team.rank == 0 and rounds > 0):
         if k < len(mine):
             i = mine[k] * batch; b = min(batch, n - i); own = labels if labels is None or torch.as_tensor(labels).dim() == 0 else labels[i:i + b]
             r = sample(sampler, denoiser, times, b, seed, i, batch, own, guidance, shape)
@@ -181,7 +181,7 @@ def draw_together(a):  # the arguments of `compsamp_sample`
         if t.rank == 0: shutil.rmtree(folder)
 
 # %% ../nbs/17_processes.ipynb #e7099354
-class Share(Dice):
+class Share(StepRandom):
     "The dice of a whole batch, of which a process sees its part: what it asks for n samples is drawn for n times `world`."
     def __init__(self, seed: int, step: int, device, team: Team):
         super().__init__(seed, step, device); self.team = team
@@ -195,9 +195,9 @@ class Share(Dice):
         "This process's part of the coins."
         return self.team.part(super().chance(n * self.team.world, p))
 
-class ShareFeed(Feed):
+class ShareFeed(BatchLoader):
     "A feed of which a process sees its part of every batch."
-    def __init__(self, feed: Feed, team: Team):
+    def __init__(self, feed: BatchLoader, team: Team):
         vars(self).update(vars(feed)); self.team = team
     def __call__(self, i: int):
         "This process's part of batch i."
@@ -225,7 +225,7 @@ class TeamTrainer(Trainer):
     def agree(self):
         "ValueError unless settings, step, pictures and weights are the same in all processes."
         card = self.card(); now = torch.cat([p.detach().flatten().float() for p in self.params])
-        self.team.same('training', dict(card['training'], process=card['process'], network=card['network'], weights=fingerprint(now))); self.agreed = True
+        self.team.same('training', dict(card['training'], process=card['process'], network=card['network'], weights=pictures_hash(now))); self.agreed = True
     def step(self):
         "One update of the whole team."
         if not self.agreed: self.agree()

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from .core import affine, f64, mix, records, require
-from .forward import LinearSDE, NoisePredictor, cholesky, interval
-from .sampling import Sampler, check_grid, slopes
+from .forward import LinearSDE, NoisePredictor, cholesky, ordered_times
+from .sampling import Sampler, check_grid, drift_terms
 from .training import Epsilon
 
 # %% ../nbs/10_psld.ipynb #b18fe465
@@ -95,7 +95,7 @@ class PSLD(LinearSDE):
         return f64([1., self.M ** .5])
     def transition(self, t, s):
         "Psi and Sigma, `(..., 2, 2)`, without cancellation (Eq. 6 and 7)."
-        t, s = interval(self, t, s)
+        t, s = ordered_times(self, t, s)
         return critical_kernel(self.integral(t, s), self.gamma, self.nu)
 
 # %% ../nbs/10_psld.ipynb #5b81b4ec
@@ -158,7 +158,7 @@ def flow(denoiser: NoisePredictor,
     p = denoiser.process; times = check_grid(f64([t, s]), p)
     require(0 < tol < 1, 'tol', tol, 'in (0, 1)'); before = denoiser.nfe
     def slope(u, y):
-        F, _, E = slopes(p, f64([u])); x = torch.from_numpy(y).reshape(z.shape); e = denoiser.eps(x.to(z.device, z.dtype), u).double().cpu()
+        F, _, E = drift_terms(p, f64([u])); x = torch.from_numpy(y).reshape(z.shape); e = denoiser.eps(x.to(z.device, z.dtype), u).double().cpu()
         require(bool(torch.isfinite(e).all()), 'eps', 'NaN or infinity', 'finite numbers', FloatingPointError)
         return affine(F[0], x, E[0] / 2, e).flatten().numpy()
     got = solve_ivp(slope, times.tolist(), z.double().cpu().flatten().numpy(), method, rtol=tol, atol=tol)

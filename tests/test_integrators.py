@@ -11,7 +11,7 @@ from compsamp.core import Noise, f64
 from compsamp.forward import CosineVP, NoisePredictor, SubVP, VP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD, SSCS
-from compsamp.sampling import DDIM, EulerMaruyama, finish, grid, nfe, parse_sampler, points, registry, sample, states
+from compsamp.sampling import DDIM, EulerMaruyama, final_denoise, grid, nfe, parse_sampler, points_for_budget, registry, sample, states
 from compsamp.splitting import COBA, CSE, CVV, NBAO, NOBA, NOBAB, NSE, NVV, RBAO, ROBA, ROBAB, RSE, RVV, Splitting
 
 PROCESSES = [PSLD(), PSLD(.25, 4.25), PSLD(beta=.1, beta_max=16.), CLD()]
@@ -264,7 +264,7 @@ class Zero(NoisePredictor):
 def test_promised_nfe_and_draws(s):
     for n in (1, 2, 3, 10, 300):
         d, draw = Zero(PSLD()), Noise(0, 1, (2,)); last(states(s, d, grid(PSLD(), n), torch.ones(1, 2), draw))
-        assert d.nfe == nfe(s, n) and points(s, d.nfe) == n and draw.count == s.draws * (n - 1)
+        assert d.nfe == nfe(s, n) and points_for_budget(s, d.nfe) == n and draw.count == s.draws * (n - 1)
 
 
 @pytest.mark.parametrize('s', FLOWS + RANDOM, ids=str)
@@ -288,7 +288,7 @@ def test_momentum_noise_alone_is_enough_without_gamma():
 def test_denoise_step_is_one_drift():
     p = PSLD(); d = Toy(p); z = torch.randn(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)); t = 1e-3
     F, _, D = drift(p); a = z.unflatten(1, (2, 5)).numpy(); s = np.einsum('ij,njd->nid', gain(p, t), np.stack([eps(x, t) for x in a]))
-    want = a - t * p.beta * (np.einsum('ij,njd->nid', F, a) - np.einsum('ij,njd->nid', D, s)); assert np.abs(finish(d, z, t).numpy() - want[:, 0]).max() < 1e-12
+    want = a - t * p.beta * (np.einsum('ij,njd->nid', F, a) - np.einsum('ij,njd->nid', D, s)); assert np.abs(final_denoise(d, z, t).numpy() - want[:, 0]).max() < 1e-12
 
 
 def test_names():

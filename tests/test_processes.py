@@ -52,8 +52,8 @@ def test_parts_make_the_whole():
     x = torch.arange(12); assert torch.equal(torch.cat([P.Team(r, 3).part(x) for r in range(3)]), x)
     for world in (2, 4):
         for ask in (lambda d, n: d.uniform(n), lambda d, n: d.normal((n, 2, 3)), lambda d, n: d.chance(n, .5)):
-            whole = training.Dice(3, 7, 'cpu'); whole.uniform(5)
-            want = ask(training.Dice(3, 7, 'cpu'), 8); got = [ask(P.Share(3, 7, 'cpu', P.Team(r, world)), 8 // world) for r in range(world)]
+            whole = training.StepRandom(3, 7, 'cpu'); whole.uniform(5)
+            want = ask(training.StepRandom(3, 7, 'cpu'), 8); got = [ask(P.Share(3, 7, 'cpu', P.Team(r, world)), 8 // world) for r in range(world)]
             assert torch.equal(torch.cat(got), want) and not torch.equal(got[0], got[1])
 
 @pytest.mark.parametrize('env, words', [
@@ -150,7 +150,7 @@ def test_what_a_repr_hides_belongs_to_the_recipe():
     pairs = [(facts(replaced(known, mask)), facts(replaced(known, mask)), [facts(replaced(other, mask)), facts(replaced(known, other_mask))], 'sampler'),
              (facts(compensated(1.)), facts(compensated(1.)), [facts(compensated(2.))], 'sampler'),
              (facts(d=compensation.Compensated(d, Small(1.))), facts(d=compensation.Compensated(d, Small(1.))), [facts(), facts(d=compensation.Compensated(d, Small(2.))), facts(d=compensation.Compensated(d, Small(1.), .5))], 'network'),
-             (facts(d=skipstep.Shrunk(d)), facts(d=skipstep.Shrunk(d)), [facts(), facts(d=skipstep.Shrunk(d, skip=4))], 'network'),
+             (facts(d=skipstep.ScaledDenoiser(d)), facts(d=skipstep.ScaledDenoiser(d)), [facts(), facts(d=skipstep.ScaledDenoiser(d, skip=4))], 'network'),
              (facts(times=inside(compensated(1.))), facts(times=inside(compensated(1.))), [facts(times=inside(compensated(2.)))], 'inside')]
     for a, same, others, where in pairs:
         assert a == same and json.loads(json.dumps(a)) == a
@@ -168,7 +168,7 @@ def test_wrong_arguments(tmp_path, kw, word):
     with pytest.raises(ValueError, match=word): P.sample_many(sampling.DDIM(), Wide(), **{**dict(times=4, n=4, folder=tmp_path / 'x'), **kw})
     assert not (tmp_path / 'x').exists()
 
-needs_network = pytest.mark.skipif('fashion-vp' not in networks.shipped(), reason='no shipped network')
+needs_network = pytest.mark.skipif('fashion-vp' not in networks.shipped_networks(), reason='no shipped network')
 COMMON = ['--n', '256', '--batch', '32', '--nfe', '3', '--sampler', 'dpmpp2m:stochastic=1', '--label', '1', '7', '4', '--seed', '5', '--quiet', '--device', 'cpu']
 
 @pytest.fixture(scope='module')

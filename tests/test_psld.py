@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import torch
 from compsamp.core import blocks
-from compsamp.forward import compose, disagreement, moments
+from compsamp.forward import compose, integrate_moments, moments_gap
 from compsamp.mixtures import ring
 from compsamp.networks import find_process, process_card
 from compsamp.psld import CLD, PSLD, critical_kernel, phi3, recipe
@@ -28,11 +28,11 @@ def textbook(p, t):
 @pytest.mark.parametrize('p', PROCESSES, ids=repr)
 def test_kernel(p):
     ours = p.transition(SEVEN, torch.zeros_like(SEVEN))
-    assert disagreement(ours, moments(p, SEVEN, torch.zeros_like(SEVEN))) < 1e-10
+    assert moments_gap(ours, integrate_moments(p, SEVEN, torch.zeros_like(SEVEN))) < 1e-10
     C, want = p.marginal(SEVEN)[1], torch.tensor([textbook(p, t) for t in SEVEN.tolist()], dtype=F64)
     got = torch.stack([C[:, 0, 0], C[:, 0, 1], C[:, 1, 1]], 1)
     assert float(((got - want) / want).abs().max()) < 1e-14
-    assert disagreement(compose(*p.transition(.8, .5), *p.transition(.5, .1)), p.transition(.8, .1)) < 1e-13
+    assert moments_gap(compose(*p.transition(.8, .5), *p.transition(.5, .1)), p.transition(.8, .1)) < 1e-13
 
 
 @pytest.mark.parametrize('p', PROCESSES, ids=repr)

@@ -60,7 +60,7 @@ class ZeroNetwork(nn.Module):
 def trajectory(sampler, batch: int, evals: int = 40, process=None) -> tuple:
     "A function that runs one trajectory of about `evals` evaluations around a zero network, and how many it makes."
     process = process or VP()
-    points = max(2, sampling.points(sampler, evals))
+    points = max(2, sampling.points_for_budget(sampler, evals))
     shape = (process.k, 28, 28)
     network = ZeroNetwork((batch, *shape))
     denoiser = networks.Denoiser(network, process, (1, 28, 28))

@@ -148,7 +148,7 @@ def demo(
         rows.append(
             {"sampler": name, "nfe": samples.nfe, "seconds": round(samples.seconds, 3)} | quality
         )
-    size = networks.parameters(denoiser.network)
+    size = networks.count_parameters(denoiser.network)
     save_demo(drawn, out, f"fashion-vp, {size:,} parameters; the same 64 seeds, seed {seed}")
     print("\n" + demo_table(rows, known["floor"], known["n"]) + f"\npicture: {out}")
     if json is not None:

@@ -92,7 +92,7 @@ def begin_run(given: dict, folder: Path, resume: bool, device, compile: bool, ma
     if resume:
         trainer.resume(folder)
     if trainer.leads:
-        size = networks.parameters(getattr(trainer.net, "net", trainer.net))
+        size = networks.count_parameters(getattr(trainer.net, "net", trainer.net))
         kind = "bfloat16" if settings["amp"] else "float32"
         what = f"{size:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}"
         way = f"from step {trainer.done} to {settings['steps']}"
@@ -171,7 +171,7 @@ def make_trainer(
     "Network, process, data and trainer of a run."
     process = zoo.parse_process(settings["process"])
     objective = zoo.parse_objective(settings["objective"])
-    images, labels = training.load_data(settings["data"])
+    images, labels = training.training_data(settings["data"])
     classes = 0 if labels is None else int(labels.max()) + 1
     net = make_network(settings, process, images.shape[1], classes)
     names = ("steps", "batch", "lr", "warmup", "ema", "seed")
