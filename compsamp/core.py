@@ -7,9 +7,19 @@ __all__ = ['PARTIAL', 'require', 'stream', 'is_count', 'Noise', 'f64', 'cast', '
            'commands', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
-import argparse, contextlib, errno, json, os, re, shlex, shutil, sys, tempfile
+import argparse
+import contextlib
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -97,7 +107,7 @@ def blocks(
     z: Tensor,  # a state `(B, k*C, H, W)` or `(B, k*d)`
     k: int,  # number of blocks
 ) -> Tensor:  # `(B, k, C, H, W)` or `(B, k, d)`
-    "The state with its `k` blocks on an axis of their own; ValueError unless k divides the channels."
+    "The state with its `k` blocks on an axis of their own; ValueError unless k divides."
     divides = z.dim() >= 2 and z.shape[1] % k == 0
     require(divides, "z", tuple(z.shape), f"axis 1 must be a multiple of k = {k}")
     return z.unflatten(1, (k, -1))

@@ -534,6 +534,11 @@ def draw_pictures(a: argparse.Namespace,
 def main(argv=None) -> int:
     "`compsamp_sample`: pictures from the shell; exit status 2 and one line that says why if it cannot."
     parser = options(); a = parser.parse_args(argv); parts = a.parts or os.environ.get('WORLD_SIZE', '1') != '1'
-    try: importlib.import_module('compsamp.processes').draw_together(a) if parts else draw_pictures(a)
+    try:
+        if parts:
+            with importlib.import_module('compsamp.distributed').chunked_sampling(a.out, a.device) as (a.device, draw):
+                draw_pictures(a, draw)
+        else:
+            draw_pictures(a)
     except (ValueError, TypeError, OSError, FloatingPointError) as e: parser.error(str(e))
     return 0

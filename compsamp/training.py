@@ -506,7 +506,11 @@ def main(argv: list | None = None,  # of the command line
          make=None                  # the kind of trainer; None: `Trainer`, or under torchrun that of chapter 17
          ) -> int:
     "`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed."
-    if make is None and os.environ.get('WORLD_SIZE', '1') != '1': return importlib.import_module('compsamp.processes').train(argv)
+    if make is None and os.environ.get('WORLD_SIZE', '1') != '1':
+        try:
+            with importlib.import_module('compsamp.distributed').distributed_training(parser().parse_args(argv).device) as make:
+                return main(argv, make)
+        except (ValueError, OSError) as e: print(f'compsamp_train: {e}', file=sys.stderr); return 1 if isinstance(e, OSError) else 2
     given = vars(parser().parse_args(argv)); out, device, save_every, eval_every = (given.pop(n) for n in ('out', 'device', 'save_every', 'eval_every'))
     resume, compile, folder = given.pop('resume', False), given.pop('compile', False), Path(out)
     if given.pop('no_amp', False): given['amp'] = False
