@@ -17,18 +17,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import data, metrics, networks, sampling, training
-from compsamp.core import (
-    Record,
-    affine,
-    check_same,
-    command_line,
-    commands,
-    exit_code,
-    per_sample,
-    require,
-    whole,
-    write_json,
-)
+from .core import Record, affine, check_same, command_line, commands, exit_code, is_count, per_sample, require, write_json
 from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import DDIM, Sampler, grid, signal_and_noise
 from .training import Velocity, perturb_on_device
@@ -232,14 +221,14 @@ class ModuleObjective:
         )
         require(self.pairs in PAIRS, "pairs", self.pairs, f"one of {', '.join(PAIRS)}")
         require(
-            whole(self.points) and self.points >= 2,
+            is_count(self.points) and self.points >= 2,
             "points",
             self.points,
             "a whole number, at least 2",
         )
         least = 1 + (self.pairs == "finer")
         require(
-            whole(self.steps)
+            is_count(self.steps)
             and least <= self.steps
             and (self.pairs == "finer" or self.steps < self.points),
             "steps",
@@ -309,7 +298,7 @@ class LightUNet(networks.UNet):
         patch: int = 4,  # pixels along a patch; divides the picture's sides
         depth: int = 1,
     ):
-        require(whole(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
+        require(is_count(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
         super().__init__(channels * patch**2, width, mults, depth, (), 0)
         self.config = dict(
             channels=channels, width=width, mults=list(mults), patch=patch, depth=depth
@@ -490,7 +479,7 @@ class TimewiseScaling(nn.Module):
         return x + per_sample(torch.lerp(f[i - 1], f[i], share), x) * (x - self.mean)
 
 
-KINDS["Stretch"] = TimewiseScaling
+KINDS["TimewiseScaling"] = TimewiseScaling
 
 
 @torch.no_grad()
@@ -544,7 +533,7 @@ class Compensation(Velocity):
         require(self.error in ERRORS, "error", self.error, f"one of {', '.join(ERRORS)}")
         require(self.states in STATES, "states", self.states, f"one of {', '.join(STATES)}")
         require(
-            whole(self.points) and self.points >= 2,
+            is_count(self.points) and self.points >= 2,
             "points",
             self.points,
             "a whole number, at least 2",

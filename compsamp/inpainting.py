@@ -17,18 +17,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import compensation, data, metrics, networks, restart, sampling, training
-from compsamp.core import (
-    Record,
-    atomic,
-    check_same,
-    exit_code,
-    mix,
-    pick_device,
-    require,
-    save_png,
-    whole,
-    write_json,
-)
+from .core import Record, atomic, check_same, exit_code, is_count, mix, pick_device, require, save_png, write_json
 from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import Route, Samples, Sampler, grid, sample
 from .training import Velocity, draw_times
@@ -108,7 +97,7 @@ def masks(
     "Masks: True where the picture is known."
     require(kind in (*KINDS, "mixed"), "kind", kind, f"one of {', '.join(KINDS)}, or 'mixed'")
     for name, v, lo in (("n", n, 1), ("side", side, 8), ("seed", seed, 0), ("first", first, 0)):
-        require(whole(v) and v >= lo, name, v, f"a whole number, at least {lo}")
+        require(is_count(v) and v >= lo, name, v, f"a whole number, at least {lo}")
 
     def one(i):
         return shape_of(
@@ -279,7 +268,7 @@ def restore(
         mask is not None or sees, "mask", mask, "a mask: only a conditional network can do without"
     )
     known = None if mask is None else check_mask(mask, x)
-    require(whole(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
+    require(is_count(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
     s = sampler or default_sampler(denoiser.process)
     ends = []
     took = 0.0
@@ -309,8 +298,8 @@ def resampled(
     kind: str = "uniform",
 ) -> Route:
     "RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch began, and down again (Lugmayr et al. 2022, Sec. 4.2)."
-    require(whole(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
-    require(whole(repeats), "repeats", repeats, "a whole number, at least 0")
+    require(is_count(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
+    require(is_count(repeats), "repeats", repeats, "a whole number, at least 0")
     main = grid(process, n, kind)
     require(n > jump, "n", n, f"more points than jump = {jump}")
     return Route(

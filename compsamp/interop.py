@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import Noise, atomic, f64, mix, place, require, write_json
+from .core import Noise, atomic, cast_records, f64, mix, require, write_json
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
 from .networks import Denoiser, PARAMETRISATIONS, Parametrised, UNet, build, clipped_noise, fill_weights, find_process, network_time, process_card, read_tensors
 from .sampling import Sampler, as_route, check_grid, coefficients, final_denoise, jumps, parse_restart, parse_sampler, restarted
@@ -266,7 +266,7 @@ def moves(sampler: Sampler, process: LinearSDE, route, z: Tensor  # a state: its
             return (z + mix(r.c, draw()) if route.s_noise else z), None
         return jump
     main, out, at = down(sampler, coefficients(sampler, process, route.main, z)), [], 0
-    for (i, times, repeats), r in zip(route.detours, place(jumps(process, route), z)):
+    for (i, times, repeats), r in zip(route.detours, cast_records(jumps(process, route), z)):
         out += main[at:i] + repeats * [up(r), *down(inside, coefficients(inside, process, times, z)), forget]; at = i
     return [*out, *main[at:], lambda d, z, draw, memory: (final_denoise(d, z, float(route.main[-1])), None)]
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from .core import Noise, affine, f64, mix, place, pick_device, records, require
+from .core import Noise, affine, cast_records, f64, mix, pick_device, records, require
 from .forward import LinearSDE, NoisePredictor, cholesky
 
 # %% ../nbs/07_sampling.ipynb #b2ef291c
@@ -199,7 +199,7 @@ def final_denoise(
 @lru_cache(maxsize=64)
 def cached_coefficients(sampler: Sampler, process: LinearSDE, times: tuple, dtype, device) -> list:
     "`sampler.prepare`, placed, once for equal arguments."
-    return place(sampler.prepare(process, f64(times)), torch.empty(0, dtype=dtype, device=device))
+    return cast_records(sampler.prepare(process, f64(times)), torch.empty(0, dtype=dtype, device=device))
 
 
 def coefficients(
@@ -214,7 +214,7 @@ def coefficients(
         return []
     if frozen(sampler) and frozen(process):
         return cached_coefficients(sampler, process, tuple(times.tolist()), z.dtype, z.device)
-    return place(sampler.prepare(process, times), z)
+    return cast_records(sampler.prepare(process, times), z)
 
 # %% ../nbs/07_sampling.ipynb #52be9c5b
 @torch.no_grad()
@@ -282,7 +282,7 @@ def states(
     inner = [coefficients(inside, p, t, z) for _, t, _ in route.detours]
     at = 0
     yield z
-    for (i, _, repeats), r, down in zip(route.detours, place(jumps(p, route), z), inner):
+    for (i, _, repeats), r, down in zip(route.detours, cast_records(jumps(p, route), z), inner):
         for z in walk(sampler, denoiser, recs[at:i], z, draw):
             yield z
         at = i

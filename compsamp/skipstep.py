@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import data, forward, metrics, networks, training
-from .core import check_same, exit_code, f64, mix, per_sample, require, whole, write_json
+from .core import check_same, exit_code, f64, is_count, mix, per_sample, require, write_json
 from .forward import LinearSDE, NoisePredictor, cholesky
 from .sampling import check_grid, identity_blocks, transfer
 from .training import Epsilon, draw_times, perturb_on_device
@@ -29,13 +29,13 @@ class Skip:
 
     def __post_init__(self):
         require(
-            whole(self.steps) and self.steps >= 2,
+            is_count(self.steps) and self.steps >= 2,
             "steps",
             self.steps,
             "a whole number, at least 2: one step cannot be skipped",
         )
         require(
-            whole(self.skip) and 1 <= self.skip < self.steps,
+            is_count(self.skip) and 1 <= self.skip < self.steps,
             "skip",
             self.skip,
             f"a whole number from 1 to steps - 1 = {self.steps - 1}",

@@ -6,7 +6,6 @@ __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings
            'find_process', 'build_network', 'load', 'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -180,7 +179,9 @@ def build_network(card: dict) -> nn.Module:
     require(kind == "UNet", "network.kind", kind, own)
     known = networks.PARAMETRISATIONS
     require(predicts in known, "network.predicts", predicts, f"one of {list(known)}")
-    return known[predicts](networks.construct_network(networks.UNet, spec), find_process(card["process"]))
+    return known[predicts](
+        networks.construct_network(networks.UNet, spec), find_process(card["process"])
+    )
 
 
 def load(

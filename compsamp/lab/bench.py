@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import networks, sampling, training, zoo
 from ..core import Noise, require
-from ..experiment import Results, check_output, spell_command
+from ..experiment import Results, require_output, spell_command
 from ..forward import VP
 from ..psld import PSLD
 
@@ -216,7 +216,7 @@ def bench(
 ) -> int:
     "What the frame itself costs, as ratios from interleaved runs; exit code 1 if a limit is broken."
     if json is not None:
-        check_output(json, "json", (".json",))
+        require_output(json, "json", (".json",))
         allowed = "a new file: figures of two runs are not mixed"
         require(not Path(json).exists(), "json", str(json), allowed)
     rows = all_figures(quick)
