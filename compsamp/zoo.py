@@ -28,7 +28,7 @@ PROCESSES = {
 }
 
 SAMPLERS = {
-    **sampling.SAMPLERS,
+    **sampling.PLAIN_SAMPLERS,
     **psld.SAMPLERS,
     **conjugate.SAMPLERS,
     **splitting.SAMPLERS,
