@@ -25,7 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Noise, affine, cast_records, f64, is_count, mix, records, require
+from compsamp.core import (
+    Noise,
+    affine,
+    cast_records,
+    f64,
+    is_count,
+    mix,
+    records,
+    require,
+)
 from .forward import LinearSDE, NoisePredictor, cholesky
 
 # %% ../nbs/07_sampling.ipynb #b2ef291c
@@ -67,7 +76,13 @@ def as_real(
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     is_number = isinstance(value, int | float | np.integer | np.floating)
-    require(is_number and not isinstance(value, bool), name, value, "a real number", TypeError)
+    require(
+        is_number and not isinstance(value, bool),
+        name,
+        value,
+        "a real number",
+        TypeError,
+    )
     return float(value)
 
 
@@ -82,14 +97,18 @@ def require_count(
     what: str,  # for the message: "a whole number of ..."
 ):
     "ValueError unless `value` is a whole number, at least 1."
-    require(is_count(value) and value >= 1, name, value, f"a whole number{what}, at least 1")
+    require(
+        is_count(value) and value >= 1, name, value, f"a whole number{what}, at least 1"
+    )
 
 
 def require_points(n):
     "ValueError unless n is a number of grid points that fits into memory."
     require_count("n", n, " of grid points")
     gigabytes = n * 8 * 20 / 1e9  # some twenty columns of float64 coefficients
-    allowed = f"at most {MAX_POINTS:,} grid points; so many would take {gigabytes:,.0f} GB"
+    allowed = (
+        f"at most {MAX_POINTS:,} grid points; so many would take {gigabytes:,.0f} GB"
+    )
     require(n <= MAX_POINTS, "n", n, allowed)
 
 # %% ../nbs/07_sampling.ipynb #2a1d6912
@@ -149,17 +168,26 @@ def check_grid(
     "The times in float64, or an error: at least one, finite, strictly falling, inside (0, T]."
     given = None
     try:
-        given = torch.as_tensor(times.copy() if isinstance(times, np.ndarray) else times)
+        given = torch.as_tensor(
+            times.copy() if isinstance(times, np.ndarray) else times
+        )
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
     real = given is not None and not given.is_complex() and given.dtype != torch.bool
     allowed = "a number of grid points, a list of times, or a Route"
     require(real, "times", times, allowed, TypeError)
     t, T = f64(given), process.T
-    require(t.dim() == 1 and len(t) >= 1, "times", tuple(t.shape), "a list of at least one time")
+    require(
+        t.dim() == 1 and len(t) >= 1,
+        "times",
+        tuple(t.shape),
+        "a list of at least one time",
+    )
     ends = [round(float(v), 6) for v in t[[0, -1]]]
     inside = bool(((t > 0) & (t <= T * (1 + 1e-12))).all())
-    require(inside, "times", ends, f"all inside (0, T = {T}]: at 0 the score is infinite")
+    require(
+        inside, "times", ends, f"all inside (0, T = {T}]: at 0 the score is infinite"
+    )
     begin = [round(float(v), 6) for v in t[:8]]
     require(bool((t[1:] < t[:-1]).all()), "times", begin, "strictly falling")
     return t
@@ -169,7 +197,9 @@ def check_grid(
 class Sampler:
     "A step and its facts. Subclasses are plain numbers with two methods."
 
-    order: ClassVar[int] = 1  # error ~ h^order on a uniform grid (weak order if it draws)
+    order: ClassVar[int] = (
+        1  # error ~ h^order on a uniform grid (weak order if it draws)
+    )
     evals: ClassVar[int] = 1  # network evaluations per step
     draws: ClassVar[int] = 0  # normal draws per step
     k: ClassVar[int | None] = None  # number of blocks it needs; None for any
@@ -202,7 +232,7 @@ def walk(
 #| code-summary: "plumbing: a grid with detours, for chapter 13"
 @dataclass(frozen=True)
 class Route:
-    "A falling grid with detours: at main[i] up to inner[0] and down inner to main[i], `repeats` times."
+    "A grid with detours: from main[i] up to inner[0], down inner to main[i], `repeats` times."
 
     main: Tensor  # `(N,)`, falling
     detours: tuple = ()  # of (i, inner, repeats): i rising, inner falling to main[i]
@@ -225,9 +255,13 @@ def check_detour(
     require(is_count(i) and i < len(main), "detour", i, allowed)
     require_count("repeats", repeats, "")
     inner = check_grid(inner, process)
-    returns = bool(torch.isclose(inner[-1], main[i], rtol=1e-9, atol=0)) and len(inner) > 1
+    returns = (
+        bool(torch.isclose(inner[-1], main[i], rtol=1e-9, atol=0)) and len(inner) > 1
+    )
     ends = (float(inner[0]), float(inner[-1]))
-    require(returns, "detour", ends, f"times that fall to main[{i}] = {float(main[i]):.6g}")
+    require(
+        returns, "detour", ends, f"times that fall to main[{i}] = {float(main[i]):.6g}"
+    )
     return i, inner, repeats
 
 
@@ -237,7 +271,12 @@ def as_route(process: LinearSDE, times) -> Route:
     main = check_grid(route.main, process)
     detours = tuple(check_detour(detour, main, process) for detour in route.detours)
     order = [i for i, _, _ in detours]
-    require(order == sorted(set(order)), "detours", order, "at rising points of the main grid")
+    require(
+        order == sorted(set(order)),
+        "detours",
+        order,
+        "at rising points of the main grid",
+    )
     quiet = 0 <= as_real("s_noise", route.s_noise) < math.inf
     require(quiet, "s_noise", route.s_noise, "a finite number, at least 0")
     return replace(route, main=main, detours=detours)
@@ -248,7 +287,7 @@ def nfe(
     n: int | Route,  # grid points, or a whole route
     evals: int = 1,  # evaluations per call: 2 under guidance
 ) -> int:
-    "Network evaluations promised for n grid points, by (5); on a route jumps are free, walks are not."
+    "Network evaluations promised, by (5); on a route jumps are free, walks are not."
     if isinstance(n, Route):
         inside = (n.inside or sampler).evals
         walked = sum(repeats * (len(inner) - 1) for _, inner, repeats in n.detours)
@@ -278,13 +317,15 @@ def final_denoise(
     z: Tensor,  # state at time t
     t: float,
 ) -> Tensor:
-    "The last evaluation: x0 for k = 1; for k > 1 a noise-free reverse-SDE step of length t, its x block."
+    "The last evaluation: x0; for k > 1 a noise-free reverse-SDE step of length t, its x block."
     process = denoiser.process
     if process.k == 1:
         return denoiser.x0(z, t)
     F, _, E = drift_terms(process, f64([t]))
     channels = z.shape[1] // process.k
-    moved = affine(identity_blocks(process) - t * F[0], z, -t * E[0], denoiser.eps(z, t))
+    moved = affine(
+        identity_blocks(process) - t * F[0], z, -t * E[0], denoiser.eps(z, t)
+    )
     return moved[:, :channels]
 
 # %% ../nbs/07_sampling.ipynb #7157635e
@@ -295,13 +336,15 @@ CACHE = {}
 
 
 def settings_key(value):
-    "What a plain value, or a frozen dataclass of plain values, is made of; None if that cannot be told."
+    "What a plain value, or a frozen dataclass of such, is made of; None if that is not known."
     if value is None or isinstance(value, bool | int | float | str):
         return type(value), value
     if isinstance(value, tuple):
         parts = tuple(settings_key(part) for part in value)
         return None if None in parts else (tuple, parts)
-    declared = vars(type(value)).get("__dataclass_params__")  # of its own class, not of a base
+    declared = vars(type(value)).get(
+        "__dataclass_params__"
+    )  # of its own class, not of a base
     held = getattr(value, "__dict__", None)
     if declared is None or not declared.frozen or held is None:
         return None
@@ -317,7 +360,7 @@ def coefficients(
     times: Tensor,  # checked
     z: Tensor,  # a state: its dtype and device
 ) -> list:
-    "The records of a checked grid in z's dtype and place; kept where equal settings mean equal records."
+    "The records of a checked grid, in z's dtype and place; kept for the next run if they can be."
     if len(times) < 2:
         return []
     made_of = settings_key(sampler), settings_key(process)
@@ -341,7 +384,9 @@ def descend(
     draw=None,
 ):
     "`walk` along a falling grid."
-    return walk(sampler, denoiser, coefficients(sampler, denoiser.process, times, z), z, draw)
+    return walk(
+        sampler, denoiser, coefficients(sampler, denoiser.process, times, z), z, draw
+    )
 
 
 def jumps(process: LinearSDE, route: Route) -> list:
@@ -367,10 +412,12 @@ def jump(process: LinearSDE, up, z: Tensor, draw) -> Tensor:
 
 
 def stretches(sampler: Sampler, process: LinearSDE, route: Route, z: Tensor) -> list:
-    "The route as (jump before it or None, sampler, records, repeats), one for each falling stretch."
+    "Per falling stretch: the jump before it or None, sampler, records, repeats."
     inside, at, parts = route.inside or sampler, 0, []
     main = coefficients(sampler, process, route.main, z)
-    for (i, inner, repeats), up in zip(route.detours, cast_records(jumps(process, route), z)):
+    for (i, inner, repeats), up in zip(
+        route.detours, cast_records(jumps(process, route), z)
+    ):
         parts.append((None, sampler, main[at:i], 1))
         parts.append((up, inside, coefficients(inside, process, inner, z), repeats))
         at = i
@@ -392,7 +439,8 @@ def follow(
             if up is not None:
                 z = jump(denoiser.process, up, z, draw)
                 yield z
-            for z in walk(sampler, denoiser, recs, z, draw):
+            for moved in walk(sampler, denoiser, recs, z, draw):
+                z = moved
                 yield z
     if end is not None:
         yield final_denoise(denoiser, z, end)
@@ -400,12 +448,22 @@ def follow(
 
 def check_samplers(sampler: Sampler, process: LinearSDE, route: Route) -> bool:
     "Whether the route needs noise; an error if a sampler of it cannot run on this process."
-    used = [sampler] if not route.detours or route.inside is None else [sampler, route.inside]
+    used = (
+        [sampler]
+        if not route.detours or route.inside is None
+        else [sampler, route.inside]
+    )
     for one in used:
-        walks = not isinstance(one, type) and hasattr(one, "prepare") and hasattr(one, "step")
+        walks = (
+            not isinstance(one, type)
+            and hasattr(one, "prepare")
+            and hasattr(one, "step")
+        )
         require(walks, "sampler", one, "a Sampler, such as DDIM()", TypeError)
         name = type(one).__name__
-        require(one.k in (None, process.k), "process", process, f"k = {one.k} for {name}")
+        require(
+            one.k in (None, process.k), "process", process, f"k = {one.k} for {name}"
+        )
     return any(one.draws for one in used) or bool(route.detours) and route.s_noise > 0
 
 
@@ -467,7 +525,9 @@ class Heun(Sampler):
         "Two evaluations, at r.t and r.s."
         e = denoiser.eps(z, r.t)
         y = affine(r.a, z, r.b, e)
-        return affine(r.a1, z, r.b1, e) + affine(r.a2, y, r.b2, denoiser.eps(y, r.s)), None
+        return affine(r.a1, z, r.b1, e) + affine(
+            r.a2, y, r.b2, denoiser.eps(y, r.s)
+        ), None
 
 # %% ../nbs/07_sampling.ipynb #4b64f4b3
 @dataclass(frozen=True)
@@ -481,7 +541,9 @@ class EulerMaruyama(Sampler):
         t, s = times[:-1], times[1:]
         h = (t - s)[:, None, None]
         F, G, E = drift_terms(process, t)
-        return records(t=t, s=s, a=identity_blocks(process) - h * F, b=-h * E, c=h.sqrt() * G)
+        return records(
+            t=t, s=s, a=identity_blocks(process) - h * F, b=-h * E, c=h.sqrt() * G
+        )
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one draw."
@@ -492,7 +554,7 @@ class EulerMaruyama(Sampler):
 #| code-summary: "plumbing: progress, labels, memory, the first state"
 @dataclass
 class Samples:
-    "What was drawn, `(n, C, ...)` on the CPU, and what it cost: evaluations a sample, seconds in all."
+    "What was drawn, `(n, C, ...)` on the CPU; evaluations per sample; seconds in all."
 
     x: Tensor
     nfe: int
@@ -519,7 +581,11 @@ def progress_lines(
         now = time.perf_counter()
         if now - told >= every:
             told = now
-            print(f"{done} of {total} steps, {now - began:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{done} of {total} steps, {now - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def progress_bar(
@@ -527,7 +593,7 @@ def progress_bar(
     total: int,  # its length
     on: bool,  # False: the iterable as it is
 ):
-    "The iterable under a bar, in a notebook or a terminal; with a line now and then, in a file or a pipe."
+    "The iterable under a bar in notebook or terminal, else with a line now and then."
     if not on:
         return steps
     if not can_show_bar():
@@ -550,7 +616,9 @@ def whole_labels(
     signed = (torch.int8, torch.int16, torch.int32, torch.int64)
     whole = given is not None and given.dtype in signed
     shown = labels if given is None else f"{tuple(given.shape)} of {given.dtype}"
-    allowed = f"one class, or n = {n} of them, as signed whole numbers: (n,), not one-hot"
+    allowed = (
+        f"one class, or n = {n} of them, as signed whole numbers: (n,), not one-hot"
+    )
     require(whole, "labels", shown, allowed, TypeError)
     given = given.expand(n) if given.dim() == 0 else given
     require(tuple(given.shape) == (n,), "labels", tuple(given.shape), allowed)
@@ -573,7 +641,9 @@ def labels_binder(
     allowed = f"None: {type(denoiser).__name__} knows no labels"
     require(knows, "labels", labels, allowed, TypeError)
     given = whole_labels(labels, n)
-    denoiser.bind(labels=given, guidance=weight)  # all are checked before the first is used
+    denoiser.bind(
+        labels=given, guidance=weight
+    )  # all are checked before the first is used
     return lambda i, b: denoiser.bind(labels=given[i : i + b], guidance=weight)
 
 
@@ -603,7 +673,9 @@ def require_memory(
     gigabyte = 1e9
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gigabyte
     taken = 2 * n * kept * math.prod(shape) * dtype.itemsize / gigabyte
-    allowed = f"fewer: they would take {taken:,.0f} GB, and this machine has {there:,.0f} GB"
+    allowed = (
+        f"fewer: they would take {taken:,.0f} GB, and this machine has {there:,.0f} GB"
+    )
     require(taken <= there, "n", n, allowed)
 
 
@@ -617,8 +689,11 @@ def start_state(
     if t >= process.T * (1 - 1e-12):
         return z
     ratio = float(process.rho(t))
-    allowed = f"a time with more noise than picture (sigma/psi is {ratio:.3g} there): sampling starts"
-    require(ratio >= 1, "times[0]", t, f"{allowed} from noise alone; `states` starts from any state")
+    allowed = (
+        f"a time at which noise outweighs the picture (there sigma/psi = {ratio:.3g})"
+    )
+    more = "sampling starts from noise; `states` starts from any state"
+    require(ratio >= 1, "times[0]", t, f"{allowed}: {more}")
     return mix(process.factor(t) @ torch.linalg.inv(process.factor(process.T)), z)
 
 # %% ../nbs/07_sampling.ipynb #53b0e410
@@ -640,7 +715,7 @@ def sample(
     trace: bool = False,  # keep all states
     progress: bool = False,  # a bar over all steps
 ) -> Samples:
-    "Samples first .. first+n-1 of run `seed`: the same bits at equal batch, within rounding otherwise."
+    "Samples of run `seed`: the same bits at equal batch, the same within rounding otherwise."
     began, process = time.perf_counter(), denoiser.process
     route = as_route(process, grid(process, times) if is_whole(times) else times)
     check_samplers(sampler, process, route)
@@ -651,7 +726,9 @@ def sample(
     device = getattr(denoiser, "device", torch.device("cpu"))
     Noise(seed, 1, size, first, dtype, device)  # its errors come before the work
     require_memory(n, size, dtype, route.steps() + 2 if trace else 1)
-    parts = stretches(sampler, process, route, torch.empty(0, dtype=dtype, device=device))
+    parts = stretches(
+        sampler, process, route, torch.empty(0, dtype=dtype, device=device)
+    )
     start, end = float(route.main[0]), float(route.main[-1]) if denoise else None
     ends, kept, calls = [], {}, 0
 
@@ -661,8 +738,8 @@ def sample(
             own = bound(i, min(batch, n - i))
             before = own.nfe
             draw = Noise(seed, min(batch, n - i), size, first + i, dtype, device)
-            z = start_state(process, start, draw())
-            for j, z in enumerate(follow(own, parts, z, draw, end)):
+            walked = follow(own, parts, start_state(process, start, draw()), draw, end)
+            for j, z in enumerate(walked):
                 if trace:
                     kept.setdefault(j, []).append(z.cpu())
                 if j:
@@ -677,14 +754,18 @@ def sample(
     allowed = "finite samples: the network or the step blew up"
     finite = bool(torch.isfinite(x).all())
     require(finite, "x", "NaN or infinity", allowed, FloatingPointError)
-    return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
+    return Samples(
+        x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()]
+    )
 
 # %% ../nbs/07_sampling.ipynb #d4eaf04f
 @dataclass(frozen=True)
 class DDIM(Sampler):
     "x_s = psi_s x0 + sqrt(sigma_s^2 - v) eps + sqrt(v) w (Song et al. 2021, Eq. 12)."
 
-    eta: float = 0.0  # in [0, 1]; v = eta^2 var(x_s | x_t, x0): 0 draws nothing, 1 is DDPM
+    eta: float = (
+        0.0  # in [0, 1]; v = eta^2 var(x_s | x_t, x0): 0 draws nothing, 1 is DDPM
+    )
     k: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -698,7 +779,9 @@ class DDIM(Sampler):
     def prepare(self, process, times):
         "z_s = a z + b eps + c w; or keep z + gain x0 + c w, which is finite where psi = 0 too."
         t, s = times[:-1], times[1:]
-        (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
+        (psi_t, sigma_t), (psi_s, sigma_s) = (
+            signal_and_noise(process, u) for u in (t, s)
+        )
         v = (self.eta * sigma_s / sigma_t) ** 2 * process.transition(t, s)[1].flatten()
         old = (sigma_s**2 - v).sqrt()  # of the noise that was there
         by_noise = {"a": psi_s / psi_t, "b": old - psi_s / psi_t * sigma_t}
@@ -719,11 +802,15 @@ def transfer(process: LinearSDE, times: Tensor) -> dict:
 
 
 def transfer_x0(process: LinearSDE, times: Tensor) -> dict:
-    "The same step from x0, finite where psi = 0: keep x_t + gain x0; `extra` times a change of eps."
+    "The same from x0, finite at psi = 0: keep x_t + gain x0 + extra (another eps - eps)."
     t, s = times[:-1], times[1:]
     (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
     extra = torch.where(psi_t > 0, sigma_s - psi_s / psi_t * sigma_t, 0.0)
-    step = {"keep": sigma_s / sigma_t, "gain": psi_s - psi_t * sigma_s / sigma_t, "extra": extra}
+    step = {
+        "keep": sigma_s / sigma_t,
+        "gain": psi_s - psi_t * sigma_s / sigma_t,
+        "extra": extra,
+    }
     noise = {"u": 1 / sigma_t, "v": -psi_t / sigma_t}  # eps = u x_t + v x0
     return {"t": t, "s": s} | step | noise
 
@@ -738,7 +825,7 @@ ADAMS = (
 
 @dataclass(frozen=True)
 class PNDM(Sampler):
-    "Adams-Bashforth 4 on eps in the DDIM step, 1 to 3 while the memory fills (Liu et al. 2022, Eq. 12)."
+    "Adams-Bashforth 4 on eps in the DDIM step; 1 to 3 at first (Liu et al. 2022, Eq. 12)."
 
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
@@ -788,7 +875,7 @@ def after_first(column: Tensor) -> Tensor:
 # %% ../nbs/07_sampling.ipynb #0f42f6c8
 @dataclass(frozen=True)
 class DEIS2(Sampler):
-    "eps extrapolated linearly in t, weights exact (tAB-DEIS, r = 1; Zhang and Chen 2023, Eq. 13-15)."
+    "eps extrapolated linearly in t, exact weights (Zhang and Chen 2023, Eq. 13-15, r = 1)."
 
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
@@ -805,7 +892,9 @@ class DEIS2(Sampler):
         x = denoiser.x0(z, r.t)
         e = affine(r.u, z, r.v, x)
         z = affine(r.keep, z, r.gain, x)
-        return (z if memory is None else torch.add(z, e - memory, alpha=r.extra * (r.w - 1))), e
+        return (
+            z if memory is None else torch.add(z, e - memory, alpha=r.extra * (r.w - 1))
+        ), e
 
 # %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
@@ -813,7 +902,9 @@ class DPMpp2M(Sampler):
     "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2)."
 
     stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
-    s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
+    s_min: float = (
+        0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
+    )
     s_max: float = math.inf
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
@@ -833,14 +924,20 @@ class DPMpp2M(Sampler):
     def prepare(self, process, times):
         "z_s = a z + b x0 + c w, x0 extrapolated with weight w."
         t, s = times[:-1], times[1:]
-        (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
+        (psi_t, sigma_t), (psi_s, sigma_s) = (
+            signal_and_noise(process, u) for u in (t, s)
+        )
         rho = sigma_t / psi_t
-        fall = (sigma_s * psi_t / (sigma_t * psi_s)).log()  # minus infinity where psi = 0
+        fall = (
+            sigma_s * psi_t / (sigma_t * psi_s)
+        ).log()  # minus infinity where psi = 0
         eta = self.stochastic * ((rho >= self.s_min) & (rho <= self.s_max)).double()
         more = torch.where(eta > 0, eta * fall, 0.0)
         a, b = sigma_s / sigma_t * more.exp(), -psi_s * torch.expm1(fall + more)
         c = sigma_s * (-torch.expm1(2 * more)).sqrt()
-        return records(t=t, s=s, a=a, b=b, c=c, w=after_first(1 + fall[1:] / fall[:-1] / 2))
+        return records(
+            t=t, s=s, a=a, b=b, c=c, w=after_first(1 + fall[1:] / fall[:-1] / 2)
+        )
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last x0; at most one draw."
@@ -876,7 +973,9 @@ class DDPM(Sampler):
         narrower = sigma_s / sigma_t if self.variance == "small" else 1
         by_noise = {"a": 1 / psi, "b": -Sigma / (psi * sigma_t)}
         keep, gain = psi * (sigma_s / sigma_t) ** 2, psi_s * Sigma / sigma_t**2
-        return records(t=t, s=s, c=Sigma.sqrt() * narrower, keep=keep, gain=gain, **by_noise)
+        return records(
+            t=t, s=s, c=Sigma.sqrt() * narrower, keep=keep, gain=gain, **by_noise
+        )
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one draw."
@@ -886,7 +985,7 @@ class DDPM(Sampler):
 # %% ../nbs/07_sampling.ipynb #6317c3fe
 @dataclass(frozen=True)
 class EDMHeun(Sampler):
-    "Heun in rho = sigma/psi with churn: up to rho (1 + gamma) by fresh noise, then down (Karras et al. 2022, Alg. 2)."
+    "Heun in rho = sigma/psi, with churn (Karras et al. 2022, Alg. 2)."
 
     s_churn: float = 0.0  # >= 0; gamma = min(s_churn / N, sqrt(2) - 1); 0 draws nothing
     s_min: float = 0.0  # churn only where s_min <= rho <= s_max
@@ -897,7 +996,9 @@ class EDMHeun(Sampler):
     k: ClassVar[int] = 1
 
     def __post_init__(self):
-        require(as_real("s_churn", self.s_churn) >= 0, "s_churn", self.s_churn, "at least 0")
+        require(
+            as_real("s_churn", self.s_churn) >= 0, "s_churn", self.s_churn, "at least 0"
+        )
         above = 0 < as_real("s_noise", self.s_noise) < math.inf
         require(above, "s_noise", self.s_noise, "finite and above 0")
         require_range(self.s_min, self.s_max)
@@ -913,7 +1014,9 @@ class EDMHeun(Sampler):
         rho = process.rho(t)
         gamma = min(self.s_churn / len(times), math.sqrt(2) - 1)
         on = (rho >= self.s_min) & (rho <= self.s_max) & (t < T) & (gamma > 0)
-        up = process.time((rho * (1 + gamma)).clamp(max=float(process.rho(T)))).clamp(max=T)
+        up = process.time((rho * (1 + gamma)).clamp(max=float(process.rho(T)))).clamp(
+            max=T
+        )
         return torch.where(on, torch.maximum(up, t), t)
 
     def prepare(self, process, times):
@@ -921,10 +1024,17 @@ class EDMHeun(Sampler):
         t, s = times[:-1], times[1:]
         u = self.raised(process, times)
         psi, Sigma = (v.flatten() for v in process.transition(u, t))
-        (psi_u, sigma_u), (psi_s, sigma_s) = (signal_and_noise(process, v) for v in (u, s))
+        (psi_u, sigma_u), (psi_s, sigma_s) = (
+            signal_and_noise(process, v) for v in (u, s)
+        )
         by_noise = {"a": psi_s / psi_u, "b": sigma_s - psi_s / psi_u * sigma_u}
-        by_picture = {"keep": sigma_s / sigma_u, "gain": psi_s - psi_u * sigma_s / sigma_u}
-        ratio = sigma_u * psi_s / (psi_u * sigma_s)  # rho_u / rho_s; if infinite, Heun in 1 / rho
+        by_picture = {
+            "keep": sigma_s / sigma_u,
+            "gain": psi_s - psi_u * sigma_s / sigma_u,
+        }
+        ratio = (
+            sigma_u * psi_s / (psi_u * sigma_s)
+        )  # rho_u / rho_s; if infinite, Heun in 1 / rho
         weight = torch.where(ratio.isfinite(), ratio, 1.0) / 2
         up = {"u": u, "up": psi, "c": self.s_noise * Sigma.sqrt()}
         return records(t=t, s=s, w=weight, **up, **by_noise, **by_picture)
