@@ -166,17 +166,18 @@ def check_grid(
     process: LinearSDE,
 ) -> Tensor:
     "The times in float64, or an error: at least one, finite, strictly falling, inside (0, T]."
-    given = None
+    kind = None
     try:
-        given = torch.as_tensor(
+        times = (
             times.copy() if isinstance(times, np.ndarray) else times
-        )
+        )  # torch: no flipped arrays
+        kind = torch.as_tensor(times).dtype
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
-    real = given is not None and not given.is_complex() and given.dtype != torch.bool
+    real = kind is not None and not kind.is_complex and kind != torch.bool
     allowed = "a number of grid points, a list of times, or a Route"
     require(real, "times", times, allowed, TypeError)
-    t, T = f64(given), process.T
+    t, T = f64(times), process.T
     require(
         t.dim() == 1 and len(t) >= 1,
         "times",
