@@ -1,199 +1,764 @@
-"Samplers: orders on five processes, exact moments, promised cost, seeds, memory, precision, bad input."
+"Samplers: orders on five processes, exact moments, promised cost, seeds, what must not be silent."
+
 import math
+import time
 import weakref
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from compsamp.core import Noise, f64
-from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
+
+import compsamp
+from compsamp import sampling, zoo
+from compsamp.core import Noise, f64, records
+from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
+from compsamp.networks import shipped_networks
 from compsamp.psld import PSLD
-from compsamp import sampling
-from compsamp.sampling import DDIM, DDPM, DEIS2, DPMpp2M, EDMHeun, Euler, EulerMaruyama, Heun, PNDM, SAMPLERS, descend, drift_terms, grid, lag, nfe, parse_sampler, points_for_budget, sample, signal_and_noise, states
+from compsamp.sampling import (
+    DDIM,
+    DDPM,
+    DEIS2,
+    PLAIN_SAMPLERS,
+    PNDM,
+    DPMpp2M,
+    EDMHeun,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Route,
+    Sampler,
+    coefficients,
+    descend,
+    drift_terms,
+    grid,
+    lag,
+    nfe,
+    points_for_budget,
+    progress_bar,
+    sample,
+    signal_and_noise,
+    states,
+    transfer,
+    transfer_x0,
+)
 
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM()]
 FLOWS = [Euler(), Heun(), DDIM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()]
-RANDOM = [EulerMaruyama(), DDIM(eta=1.), DDIM(eta=.5), DDPM(), DDPM('large'), DPMpp2M(True), DPMpp2M(1., .3, 2.), EDMHeun(20.), EDMHeun(20., .2, 2.)]
-MIXTURE = ring(8, .8, .3, .2)
+RANDOM = [
+    EulerMaruyama(),
+    DDIM(eta=1.0),
+    DDIM(eta=0.5),
+    DDPM(),
+    DDPM("large"),
+    DPMpp2M(True),
+    DPMpp2M(1.0, 0.3, 2.0),
+    EDMHeun(20.0),
+    EDMHeun(20.0, 0.2, 2.0),
+]
+MIXTURE = ring(8, 0.8, 0.3, 0.2)
+needs_network = pytest.mark.skipif(
+    "fashion-vp" not in shipped_networks(), reason="no network"
+)
 
 
-def last(it):
-    for z in it: pass
+def last(walked):
+    "The last of many states."
+    for z in walked:
+        pass
     return z
 
 
-def span(p, n): return torch.linspace(.9 if p.T < 1 else 1., .1, n, dtype=torch.float64)
+def span(process, n):
+    "n times from 1 (cosine VP ends below) down to 0.1."
+    return torch.linspace(0.9 if process.T < 1 else 1.0, 0.1, n, dtype=torch.float64)
 
 
-def slope(errors): return math.log2(errors[0] / errors[1]) / math.log2(319 / 159)
+def slope(errors):
+    "The order that two errors at N = 160 and 320 show."
+    return math.log2(errors[0] / errors[1]) / math.log2(319 / 159)
 
 
-@pytest.fixture(scope='module')
+def name(thing):
+    return type(thing).__name__
+
+
+class Zero(NoisePredictor):
+    "A network that answers zero, and is only counted."
+
+    shape = (1,)
+
+    def predict(self, z, t):
+        return torch.zeros_like(z)
+
+
+# Orders
+
+
+@pytest.fixture(scope="module")
 def truth():
     "Per process: exact denoiser, start, and where an adaptive solver ends."
-    out = {}
-    for p in PROCESSES:
-        d = MIXTURE.denoiser(p); t = span(p, 2).tolist(); g = torch.Generator().manual_seed(0)
-        z = p.perturb(MIXTURE.sample(16), t[0], torch.randn(16, 2, generator=g, dtype=torch.float64))
+    known = {}
+    for process in PROCESSES:
+        denoiser, t = MIXTURE.denoiser(process), span(process, 2).tolist()
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(16, 2, generator=generator, dtype=torch.float64)
+        z = process.perturb(MIXTURE.sample(16), t[0], noise)
 
-        def velocity(u, y):
-            F, _, E = drift_terms(p, f64([u])); z_ = torch.as_tensor(y).view(z.shape)
-            return (F[0].item() * z_ + E[0].item() / 2 * d.predict(z_, u)).flatten().numpy()
-        end = solve_ivp(velocity, t, z.flatten().numpy(), method='DOP853', rtol=1e-11, atol=1e-11).y[:, -1]
-        out[p] = d, z, torch.as_tensor(end).view(z.shape)
-    return out
+        def velocity(u, flat, process=process, denoiser=denoiser, shape=z.shape):
+            F, _, E = drift_terms(process, f64([u]))
+            state = torch.as_tensor(flat).view(shape)
+            moved = F[0].item() * state + E[0].item() / 2 * denoiser.predict(state, u)
+            return moved.flatten().numpy()
 
-
-@pytest.mark.parametrize('p', PROCESSES, ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize('s', FLOWS, ids=lambda s: type(s).__name__)
-def test_order_of_flows(s, p, truth):
-    d, z, end = truth[p]
-    q = slope([float((last(states(s, d, span(p, n), z, denoise=False)) - end).norm(dim=1).mean()) for n in (160, 320)])
-    assert abs(q - s.order) < .15
+        flat = z.flatten().numpy()
+        run = solve_ivp(velocity, t, flat, method="DOP853", rtol=1e-11, atol=1e-11)
+        known[process] = denoiser, z, torch.as_tensor(run.y[:, -1]).view(z.shape)
+    return known
 
 
-class Unit:
-    def __init__(self, rows): self.rows, self.i = rows, 1
-    def __call__(self): self.i += 1; w = torch.zeros(self.rows, 1, dtype=torch.float64); w[self.i] = 1; return w
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+@pytest.mark.parametrize("sampler", FLOWS, ids=name)
+def test_order_of_flows(sampler, process, truth):
+    denoiser, z, end = truth[process]
+    errors = []
+    for n in (160, 320):
+        there = last(states(sampler, denoiser, span(process, n), z, denoise=False))
+        errors.append(float((there - end).norm(dim=1).mean()))
+    assert abs(slope(errors) - sampler.order) < 0.15
 
 
-def moment_errors(s, p, times, m=.7, v=.25):
-    "Mean and variance of the result, minus the exact ones, for Gaussian data: every run is an affine map of start and draws."
-    rows = len(times) + 1; z = torch.zeros(rows, 1, dtype=torch.float64); z[1] = 1
-    out = last(states(s, GaussianMixture([[m]], [[[v]]]).denoiser(p), times, z, Unit(rows), denoise=False))[:, 0]
-    a, b = out[1] - out[0], out[2:] - out[0]; (ps, g), (q, h) = signal_and_noise(p, times[0]), signal_and_noise(p, times[-1])
-    return float(out[0] + a * ps * m - q * m), float(a ** 2 * (ps ** 2 * v + g ** 2) + (b ** 2).sum() - q ** 2 * v - h ** 2)
+class UnitDraws:
+    "The i-th draw is one in row i + 2, zero elsewhere."
+
+    def __init__(self, rows):
+        self.rows, self.i = rows, 1
+
+    def __call__(self):
+        self.i += 1
+        return torch.eye(self.rows, dtype=torch.float64)[:, self.i : self.i + 1]
 
 
-def weak(s, p): return slope([abs(moment_errors(s, p, span(p, n))[1]) for n in (160, 320)])
+def moment_errors(sampler, process, times, mean=0.7, variance=0.25):
+    "Errors of mean and variance for Gaussian data: every run is an affine map of start and draws."
+    rows = len(times) + 1
+    z = torch.eye(rows, dtype=torch.float64)[:, 1:2]
+    denoiser = GaussianMixture([[mean]], [[[variance]]]).denoiser(process)
+    out = last(states(sampler, denoiser, times, z, UnitDraws(rows), denoise=False))[
+        :, 0
+    ]
+    a, drawn = out[1] - out[0], out[2:] - out[0]
+    psi_T, sigma_T = signal_and_noise(process, times[0])
+    psi_0, sigma_0 = signal_and_noise(process, times[-1])
+    spread = a**2 * (psi_T**2 * variance + sigma_T**2) + (drawn**2).sum()
+    shift = out[0] + a * psi_T * mean - psi_0 * mean
+    return float(shift), float(spread - psi_0**2 * variance - sigma_0**2)
 
 
-@pytest.mark.parametrize('s', RANDOM, ids=str)
-def test_weak_order(s):
-    assert abs(weak(s, VP()) - s.order) < .15
-    for p in (VP(), SubVP(), EDM()):
-        mean, var = moment_errors(s, p, span(p, 320)); assert abs(mean) < 1e-3 and abs(var) < 1e-2
+def weak_order(sampler, process):
+    return slope(
+        [abs(moment_errors(sampler, process, span(process, n))[1]) for n in (160, 320)]
+    )
 
 
-@pytest.mark.parametrize('eta', [.25, .5, 1.5, 2.])
+@pytest.mark.parametrize("sampler", RANDOM, ids=str)
+def test_weak_order(sampler):
+    assert abs(weak_order(sampler, VP()) - sampler.order) < 0.15
+    for process in (VP(), SubVP(), EDM()):
+        mean, variance = moment_errors(sampler, process, span(process, 320))
+        assert abs(mean) < 1e-3 and abs(variance) < 1e-2
+
+
+@pytest.mark.parametrize("eta", [0.25, 0.5, 1.5, 2.0])
 def test_any_amount_of_noise(eta):
-    "Between and beyond flow and reverse SDE: the same laws, second order; and exactly the flow where no noise is allowed."
-    s = DPMpp2M(eta)
-    for p in (VP(), EDM()):
-        e = [abs(moment_errors(s, p, span(p, n))[1]) for n in (80, 320)]; assert e[1] < e[0] / 10 and e[1] < 1e-3
-    flow, none = (DPMpp2M(v, 5., 5.) if v else DPMpp2M() for v in (0, eta)); t, z = grid(VP(), 12, 'karras'), torch.ones(2, 2, dtype=torch.float64)
-    assert torch.equal(last(states(flow, MIXTURE.denoiser(VP()), t, z)), last(states(none, MIXTURE.denoiser(VP()), t, z, Noise(0, 2, (2,)))))
-    on = [r.c > 0 for r in DPMpp2M(eta, .1, 2.).prepare(VP(), t)]; rho = VP().rho(t[:-1]); assert on == ((rho >= .1) & (rho <= 2.)).tolist() and any(on) and not all(on)
+    "Between and beyond flow and reverse SDE: the same laws, second order."
+    for process in (VP(), EDM()):
+        coarse, fine = (
+            abs(moment_errors(DPMpp2M(eta), process, span(process, n))[1])
+            for n in (80, 320)
+        )
+        assert fine < coarse / 10 and fine < 1e-3
+
+
+@pytest.mark.parametrize("eta", [0.25, 2.0])
+def test_noise_only_where_it_is_allowed(eta):
+    t, z = grid(VP(), 12, "karras"), torch.ones(2, 2, dtype=torch.float64)
+    flow = last(states(DPMpp2M(), MIXTURE.denoiser(VP()), t, z))
+    nowhere = states(
+        DPMpp2M(eta, 5.0, 5.0), MIXTURE.denoiser(VP()), t, z, Noise(0, 2, (2,))
+    )
+    assert torch.equal(flow, last(nowhere))
+    drawn = [r.c > 0 for r in DPMpp2M(eta, 0.1, 2.0).prepare(VP(), t)]
+    rho = VP().rho(t[:-1])
+    assert drawn == ((rho >= 0.1) & (rho <= 2.0)).tolist()
+    assert any(drawn) and not all(drawn)
 
 
 class Unraised(EDMHeun):
+    "Wrong: adds the noise, then asks at the time before."
+
     def step(self, denoiser, z, r, draw, memory):
-        if r.c: z = torch.add(r.up * z, draw(), alpha=r.c)
-        e = denoiser.eps(z, r.t); y = r.a * z + r.b * e
+        if r.c:
+            z = torch.add(r.up * z, draw(), alpha=r.c)
+        e = denoiser.eps(z, r.t)
+        y = r.a * z + r.b * e
         return r.a * z + r.b / 2 * (e + denoiser.eps(y, r.s)), None
 
 
 def test_churn_asked_at_the_unraised_time_is_caught():
-    for p in (VP(), EDM()):
-        assert abs(weak(EDMHeun(20.), p) - 2) < .15 and abs(weak(Unraised(20.), p) - 2) > .5
+    for process in (VP(), EDM()):
+        assert abs(weak_order(EDMHeun(20.0), process) - 2) < 0.15
+        assert abs(weak_order(Unraised(20.0), process) - 2) > 0.5
 
 
 def test_churn_never_passes_the_end():
-    for p in PROCESSES:
+    for process in PROCESSES:
         for n in (2, 3, 50):
-            t = grid(p, n); u = EDMHeun(1000.).raised(p, t)
-            assert float(u[0]) == p.T and float(u.max()) <= p.T and bool((u >= t[:-1]).all())
-    s = EDMHeun(20., s_min=.5, s_max=2.); t = grid(VP(), 50); rho = VP().rho(t[:-1]); up = s.raised(VP(), t) > t[:-1]
-    assert torch.equal(up, (rho >= .5) & (rho <= 2.))
+            t = grid(process, n)
+            up = EDMHeun(1000.0).raised(process, t)
+            assert float(up[0]) == process.T and float(up.max()) <= process.T
+            assert bool((up >= t[:-1]).all())
 
 
-class Zero(NoisePredictor):
-    shape = (1,)
-    def predict(self, z, t): return torch.zeros_like(z)
+def test_churn_stays_in_its_range():
+    t = grid(VP(), 50)
+    rho = VP().rho(t[:-1])
+    up = EDMHeun(20.0, s_min=0.5, s_max=2.0).raised(VP(), t) > t[:-1]
+    assert torch.equal(up, (rho >= 0.5) & (rho <= 2.0))
 
 
-@pytest.mark.parametrize('s', FLOWS + RANDOM, ids=str)
-def test_promised_nfe_and_draws(s):
-    for n in (1, 2, 3, 7, 10, 50, 999, 1000):
-        d, draw = Zero(VP()), Noise(0, 1, (1,)); last(states(s, d, grid(VP(), n), torch.ones(1, 1), draw))
-        assert d.nfe == nfe(s, n) and points_for_budget(s, d.nfe) == n and points_for_budget(s, d.nfe + s.evals - 1) == n
-        assert draw.count <= s.draws * (n - 1) and (hasattr(s, 's_max') or draw.count == s.draws * (n - 1))
-    assert sample(s, Zero(VP()), 7, n=5, batch=2).nfe == nfe(s, 7)
+# Steps by two routes
+
+
+def test_ddpm_small_is_ddim_eta_one():
+    for process in PROCESSES:
+        t = grid(process, 50)
+        for one, other in zip(
+            DDPM().prepare(process, t), DDIM(eta=1.0).prepare(process, t)
+        ):
+            for column in ("a", "b", "c", "keep", "gain"):
+                left, right = getattr(one, column), getattr(other, column)
+                assert abs(left - right) < 1e-12 * max(1, abs(left))
+
+
+def test_a_step_from_the_picture_is_the_step_from_the_noise():
+    for process in PROCESSES:
+        t = grid(process, 9)
+        z, e = f64([0.3, -1.0]), f64([0.7, 0.2])
+        for one, other in zip(
+            records(**transfer(process, t)), records(**transfer_x0(process, t))
+        ):
+            psi, sigma = (float(v) for v in signal_and_noise(process, one.t))
+            x = (z - sigma * e) / psi
+            by_noise, by_picture = (
+                one.a * z + one.b * e,
+                other.keep * z + other.gain * x,
+            )
+            assert torch.allclose(
+                by_noise, by_picture, rtol=1e-9, atol=1e-9 * sigma / psi
+            )
+            assert torch.allclose(other.u * z + other.v * x, e, rtol=1e-9, atol=1e-9)
+
+
+def test_deis_weights_do_not_depend_on_the_nodes():
+    for process in PROCESSES:
+        t = grid(process, 12)
+        usual, many = lag(process, t[:-1], t[1:]), lag(process, t[:-1], t[1:], 160)
+        assert torch.allclose(usual, many, rtol=1e-8, atol=0)
+
+
+class NoSignal(EDM):
+    "psi = 0 at T: nothing of the data is left there."
+
+    def psi(self, t, s):
+        return torch.where(t >= self.T, 0.0, 1.0)
+
+    def marginal(self, t):
+        t = self.checked(t)
+        return torch.where(t >= self.T, 0.0, 1.0)[..., None], (t**2)[..., None, None]
+
+
+class Answers(Zero):
+    "x0 is known, whatever the state."
+
+    def x0(self, z, t):
+        self.nfe += 1
+        return torch.full_like(z, 0.3)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [DDIM(), DDIM(eta=1.0), DDPM(), PNDM(), DEIS2(), DPMpp2M(1.0), EDMHeun()],
+    ids=str,
+)
+def test_steps_are_finite_where_no_signal_is_left(sampler):
+    process = NoSignal()
+    t = f64([80.0, 10.0, 1.0, 0.002])
+    draw = Noise(0, 3, (1,), dtype=torch.float64)
+    end = last(states(sampler, Answers(process), t, 80 * draw(), draw))
+    assert torch.allclose(end, torch.full_like(end, 0.3))
+
+
+# Cost
+
+
+@pytest.mark.parametrize("sampler", FLOWS + RANDOM, ids=str)
+def test_promised_nfe_and_draws(sampler):
+    for n in (1, 2, 3, 7, 10, 50, 300):
+        counted, draw = Zero(VP()), Noise(0, 1, (1,))
+        last(states(sampler, counted, grid(VP(), n), torch.ones(1, 1), draw))
+        assert counted.nfe == nfe(sampler, n)
+        assert points_for_budget(sampler, counted.nfe) == n
+        assert points_for_budget(sampler, counted.nfe + sampler.evals - 1) == n
+        most = sampler.draws * (n - 1)
+        assert draw.count <= most and (hasattr(sampler, "s_max") or draw.count == most)
+    assert sample(sampler, Zero(VP()), 7, n=5, batch=2).nfe == nfe(sampler, 7)
 
 
 def test_ddim_draws_nothing_after_the_prior():
-    draw = Noise(0, 4, (2,)); z = draw(); last(states(DDIM(), MIXTURE.denoiser(VP()), grid(VP(), 20), z, draw)); assert draw.count == 1
-
-
-@pytest.mark.parametrize('s', [DDIM(), DPMpp2M(True), EDMHeun(20.), EulerMaruyama(), PNDM()], ids=str)
-def test_a_seed_is_a_picture(s):
-    d = MIXTURE.denoiser(VP()); ref = sample(s, d, 8, n=64, seed=3, batch=64).x
-    for b in (1, 7): assert (sample(s, d, 8, n=64, seed=3, batch=b).x - ref).abs().max() <= 1e-5
-    assert torch.equal(sample(s, d, 8, n=64, seed=3, batch=64).x, ref)
-    assert torch.equal(sample(s, d, 8, n=7, seed=3, first=7, batch=7).x, sample(s, d, 8, n=14, seed=3, batch=7).x[7:])
-    assert not torch.equal(sample(s, d, 8, n=64, seed=4).x, ref)
-
-
-@pytest.mark.parametrize('s', FLOWS + RANDOM, ids=str)
-def test_float32_against_float64(s):
-    d = MIXTURE.denoiser(VP()); a, b = (sample(s, d, 50, n=16, dtype=t).x for t in (torch.float32, torch.float64))
-    assert a.dtype == torch.float32 and b.dtype == torch.float64 and (a - b).abs().max() < 3e-4
+    draw = Noise(0, 4, (2,))
+    last(states(DDIM(), MIXTURE.denoiser(VP()), grid(VP(), 20), draw(), draw))
+    assert draw.count == 1
 
 
 def test_states_are_not_kept():
     alive, most = weakref.WeakSet(), 0
-    for z in states(PNDM(), Zero(VP()), grid(VP(), 900), torch.ones(2, 1)): alive.add(z); most = max(most, len(alive))
+    for z in states(PNDM(), Zero(VP()), grid(VP(), 900), torch.ones(2, 1)):
+        alive.add(z)
+        most = max(most, len(alive))
     assert most <= 3
 
 
+def test_budget_beside_restarts():
+    assert points_for_budget(EDMHeun(), 43, detours=8) == 18
+    assert points_for_budget(EDMHeun(), 86, evals=2, detours=16) == 18
+    with pytest.raises(
+        ValueError, match=r"nfe = 1: .*at least 9: the restarts cost 8, the end 1"
+    ):
+        points_for_budget(EDMHeun(), 1, detours=8)
+
+
+# Seeds and precision
+
+
+@pytest.mark.parametrize(
+    "sampler", [DDIM(), DPMpp2M(True), EDMHeun(20.0), EulerMaruyama(), PNDM()], ids=str
+)
+def test_a_seed_is_a_picture(sampler):
+    denoiser = MIXTURE.denoiser(VP())
+    reference = sample(sampler, denoiser, 8, n=64, seed=3, batch=64).x
+    assert torch.equal(
+        sample(sampler, denoiser, 8, n=64, seed=3, batch=64).x, reference
+    )
+    for batch in (1, 7):
+        other = sample(sampler, denoiser, 8, n=64, seed=3, batch=batch).x
+        assert (other - reference).abs().max() <= 1e-5
+    late = sample(sampler, denoiser, 8, n=7, seed=3, first=7, batch=7).x
+    assert torch.equal(late, sample(sampler, denoiser, 8, n=14, seed=3, batch=7).x[7:])
+    assert not torch.equal(sample(sampler, denoiser, 8, n=64, seed=4).x, reference)
+
+
+@pytest.mark.parametrize("sampler", FLOWS + RANDOM, ids=str)
+def test_float32_against_float64(sampler):
+    denoiser = MIXTURE.denoiser(VP())
+    single, double = (
+        sample(sampler, denoiser, 50, n=16, dtype=dtype).x
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert single.dtype == torch.float32 and double.dtype == torch.float64
+    assert (single - double).abs().max() < 3e-4
+
+
+def test_times_of_a_list_are_float64():
+    "A list of Python numbers must not pass through float32."
+    assert sampling.check_grid([1.0, 0.05], VP()).tolist() == [1.0, 0.05]
+    assert sampling.check_grid(np.array([0.05, 1.0])[::-1], VP()).tolist() == [
+        1.0,
+        0.05,
+    ]
+
+
+def test_trace():
+    run = sample(Heun(), MIXTURE.denoiser(VP()), 10, n=5, batch=2, trace=True)
+    assert len(run.trace) == 11 and run.trace[0].shape == (5, 2) and run.nfe == 19
+    assert torch.equal(run.trace[-1], run.x)
+
+
 def test_memory_is_cleared_on_each_descent():
-    d = MIXTURE.denoiser(VP()); t = span(VP(), 6); z = torch.ones(3, 2, dtype=torch.float64)
-    for s in (PNDM(), DEIS2(), DPMpp2M()):
-        two = last(descend(s, d, t[2:], last(descend(s, d, t[:3], z))))
-        assert not torch.allclose(two, last(descend(s, d, t, z)), atol=1e-9)
-        assert torch.allclose(next(iter(descend(s, d, t[2:], z))), next(iter(descend(DDIM(), d, t[2:], z))), atol=1e-12)
-
-
-def test_ddpm_small_is_ddim_eta_one():
-    for p in PROCESSES:
-        for a, b in zip(DDPM().prepare(p, grid(p, 50)), DDIM(eta=1.).prepare(p, grid(p, 50))):
-            assert max(abs(getattr(a, n) - getattr(b, n)) / max(1, abs(getattr(a, n))) for n in 'abc') < 1e-12
-
-
-def test_deis_weights_do_not_depend_on_the_nodes():
-    for p in PROCESSES:
-        t = grid(p, 12); assert torch.allclose(lag(p, t[:-1], t[1:]), lag(p, t[:-1], t[1:], 160), rtol=1e-8, atol=0)
+    denoiser, t = MIXTURE.denoiser(VP()), span(VP(), 6)
+    z = torch.ones(3, 2, dtype=torch.float64)
+    for sampler in (PNDM(), DEIS2(), DPMpp2M()):
+        middle = last(descend(sampler, denoiser, t[:3], z))
+        twice = last(descend(sampler, denoiser, t[2:], middle))
+        assert not torch.allclose(
+            twice, last(descend(sampler, denoiser, t, z)), atol=1e-9
+        )
+        first = next(iter(descend(sampler, denoiser, t[2:], z)))
+        assert torch.allclose(
+            first, next(iter(descend(DDIM(), denoiser, t[2:], z))), atol=1e-12
+        )
 
 
 def test_momentum():
-    d = MIXTURE.denoiser(PSLD())
-    for s in (Euler(), Heun(), EulerMaruyama()):
-        r = sample(s, d, grid(PSLD(), 30, 'quadratic'), n=20); assert r.x.shape == (20, 2) and r.nfe == nfe(s, 30)
-    for s in (DDIM(), DDPM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()):
-        with pytest.raises(ValueError, match='k = 1'): sample(s, d, 5, n=2)
+    denoiser = MIXTURE.denoiser(PSLD())
+    for sampler in (Euler(), Heun(), EulerMaruyama()):
+        run = sample(sampler, denoiser, grid(PSLD(), 30, "quadratic"), n=20)
+        assert run.x.shape == (20, 2) and run.nfe == nfe(sampler, 30)
+    for sampler in (DDIM(), DDPM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()):
+        with pytest.raises(ValueError, match="k = 1"):
+            sample(sampler, denoiser, 5, n=2)
 
 
-@pytest.mark.parametrize('make, words', [
-    (lambda: DDIM(eta=-.1), 'eta = -0.1'), (lambda: DDIM(eta=1.1), 'eta'), (lambda: DDPM('none'), 'variance'), (lambda: EDMHeun(-1.), 's_churn'),
-    (lambda: EDMHeun(s_noise=0.), 's_noise'), (lambda: EDMHeun(s_min=3., s_max=2.), 's_min'), (lambda: EDMHeun(float('nan')), 's_churn'),
-    (lambda: DPMpp2M('yes'), 'stochastic'), (lambda: DPMpp2M(-1.), 'stochastic'), (lambda: DPMpp2M(1., 2., 1.), 's_min'), (lambda: parse_sampler('nope'), 'one of euler'), (lambda: parse_sampler('ddim:'[:-1] + ':x=1'), 'eta'),
-    (lambda: grid(VP(), 0), 'n = 0'), (lambda: grid(VP(), 2.5), 'n = 2.5'), (lambda: grid(VP(), 5, 'log'), 'kind'), (lambda: grid(VP(), 5, 'karras', 0.), 'rho'),
-    (lambda: sample(DDIM(), Zero(VP()), [1., .5, .6]), 'strictly falling'), (lambda: sample(DDIM(), Zero(VP()), [1., .5, 0.]), 'infinite'),
-    (lambda: sample(DDIM(), Zero(VP()), [1., 1.]), 'strictly falling'), (lambda: sample(DDIM(), Zero(VP()), [1.5, 1.]), r'inside \(0, T = 1.0\]'),
-    (lambda: sample(DDIM(), Zero(VP()), -3), 'n = -3'), (lambda: sample(DDIM(), Zero(VP()), 5, batch=0), 'batch'), (lambda: sample(DDIM(), Zero(VP()), 5, seed=-1), 'seed'),
-    (lambda: last(states(EulerMaruyama(), Zero(VP()), [1., .5], torch.ones(1, 1))), 'draw'), (lambda: points_for_budget(Heun(), 0), 'nfe = 0')])
+def test_every_name_is_usable():
+    assert set(PLAIN_SAMPLERS) < set(zoo.SAMPLERS)
+    for text in PLAIN_SAMPLERS:
+        sampler = zoo.parse_sampler(text)
+        assert sample(sampler, MIXTURE.denoiser(VP()), 5, n=3).x.shape == (3, 2)
+    known = zoo.parse_sampler("edm:s_churn=10,s_min=.05,s_max=50,s_noise=1.003")
+    assert known == EDMHeun(10, 0.05, 50, 1.003)
+
+
+# Coefficients are kept only where equal settings mean equal coefficients
+
+
+class Scaled(DDIM):
+    "A setting in __init__, unknown to the equality it inherits."
+
+    def __init__(self, scale):
+        super().__init__()
+        object.__setattr__(self, "scale", scale)
+
+    def prepare(self, process, times):
+        return records(t=times[:-1], scale=self.scale * torch.ones(len(times) - 1))
+
+
+class Faster(VP):
+    "A process of one's own, with a rate that its base class does not know."
+
+    def __init__(self, rate):
+        super().__init__()
+        object.__setattr__(self, "rate", rate)
+
+    def beta(self, t):
+        return self.rate * super().beta(t)
+
+    def integral(self, t, s):
+        return self.rate * super().integral(t, s)
+
+
+@dataclass(frozen=True)
+class Around(Sampler):
+    "A sampler in a sampler."
+
+    inner: Sampler
+
+    def prepare(self, process, times):
+        return self.inner.prepare(process, times)
+
+
+def test_settings_outside_the_declared_fields_count():
+    t, z = grid(VP(), 4), torch.zeros(1)
+    assert Scaled(1.0) == Scaled(2.0) and Faster(0.5) == Faster(1.0), "so says Python"
+    assert [coefficients(Scaled(v), VP(), t, z)[0].scale for v in (1.0, 2.0)] == [
+        1.0,
+        2.0,
+    ]
+    assert [
+        coefficients(Around(Scaled(v)), VP(), t, z)[0].scale for v in (1.0, 2.0)
+    ] == [1.0, 2.0]
+    for rate in (0.5, 1.0):
+        fresh = DDIM().prepare(Faster(rate), t)
+        assert coefficients(DDIM(), Faster(rate), t, z) == fresh
+    assert coefficients(DDIM(), Faster(0.5), t, z) != coefficients(
+        DDIM(), Faster(1.0), t, z
+    )
+
+
+def test_equal_settings_are_prepared_once():
+    t, z = grid(VP(), 4), torch.zeros(1)
+    first = coefficients(DDIM(), VP(), t, z)
+    assert coefficients(DDIM(), VP(), t.clone(), z) is first
+    assert coefficients(DDIM(), VP(5.0), t, z) is not first
+    assert coefficients(DDIM(), VP(), t[:3], z) is not first
+    assert coefficients(DDIM(), VP(), t, z.double()) is not first
+    assert coefficients(DDIM(), VP(), t[:1], z) == []
+    for n in range(2, 200):
+        coefficients(DDIM(), VP(), grid(VP(), n), z)
+    assert len(sampling.CACHE) <= sampling.MOST_CACHED
+
+
+def test_one_run_prepares_once_whatever_the_sampler():
+    calls = []
+
+    class Plain(DDIM):
+        def __init__(self):
+            object.__setattr__(self, "eta", 0.0)
+
+        def prepare(self, process, times):
+            calls.append(len(times))
+            return super().prepare(process, times)
+
+    sample(Plain(), MIXTURE.denoiser(VP()), 6, n=10, batch=2)
+    assert calls == [6]
+
+
+# Where sampling starts
+
+
+@pytest.mark.parametrize(
+    "process, top", [(EDM(), 10.0), (VE(), 0.7), (VP(), 0.8), (SubVP(), 0.8)], ids=str
+)
+def test_a_grid_that_begins_below_T_starts_from_its_own_noise(process, top):
+    "Data of standard deviation 0.5 come out with 0.5, not with 3.95 (EDM) or 28 (VE)."
+    denoiser = GaussianMixture([[0.0]], [[[0.25]]]).denoiser(process)
+    times = grid(process, 30, "karras", top=top)
+    deviation = float(sample(EDMHeun(), denoiser, times, n=2000, batch=2000).x.std())
+    assert abs(deviation - 0.5) < 0.03
+
+
+def test_at_T_the_start_is_the_prior_bit_by_bit():
+    for process in [*PROCESSES, PSLD()]:
+        noise = torch.randn(3, process.k)
+        start = sampling.start_state(process, process.T, noise)
+        assert torch.equal(start, process.prior(noise.shape, noise))
+
+
+def test_below_T_the_start_of_two_blocks_has_their_covariance():
+    process = PSLD()
+    noise = torch.eye(2, dtype=torch.float64)
+    L = sampling.start_state(process, 0.9 * process.T, noise).T
+    wanted = process.marginal(0.9 * process.T)[1]
+    assert (L @ L.T - wanted).abs().max() < 0.01 * wanted.abs().max()
+
+
+def test_sampling_does_not_start_where_the_picture_outweighs_the_noise():
+    with pytest.raises(ValueError, match=r"times\[0\] = 0.05.*sigma/psi = 0.1"):
+        sample(DDIM(), MIXTURE.denoiser(VP()), [0.05, 0.01])
+
+
+class OwnNoise(EDM):
+    "A process that owns what goes up in a jump."
+
+    def noise_up(self, s, t, draw):
+        assert (s, t) == (1.0, 4.0)
+        return 2 * draw()
+
+
+def test_a_process_may_own_the_noise_of_a_jump():
+    route = Route([10.0, 1.0, 0.1], ((1, [4.0, 1.0], 1),))
+    z = torch.zeros(1, 1, dtype=torch.float64)
+
+    def ups(process):
+        walked = list(
+            states(Halt(), Zero(process), route, z, lambda: torch.ones_like(z))
+        )
+        return float(walked[2])
+
+    assert ups(EDM()) == pytest.approx(15**0.5) and ups(OwnNoise()) == pytest.approx(
+        2 * 15**0.5
+    )
+
+
+class Halt(Sampler):
+    "Moves nothing."
+
+    def prepare(self, process, times):
+        return records(t=times[:-1])
+
+    def step(self, denoiser, z, r, draw, memory):
+        return z, None
+
+
+# What is wrong is said, before the first evaluation
+
+
+def exact():
+    return MIXTURE.denoiser(VP())
+
+
+WRONG = [
+    (lambda: DDIM(eta=-0.1), "eta = -0.1"),
+    (lambda: DDIM(eta=1.1), "eta"),
+    (lambda: DDIM(eta="1"), "eta = '1'"),
+    (lambda: DDIM(eta=True), "eta = True"),
+    (lambda: DDIM(eta=1j), "eta = 1j"),
+    (lambda: DDPM("none"), "variance"),
+    (lambda: EDMHeun(-1.0), "s_churn"),
+    (lambda: EDMHeun("5"), "s_churn"),
+    (lambda: EDMHeun(float("nan")), "s_churn"),
+    (lambda: EDMHeun(s_noise=0.0), "s_noise"),
+    (lambda: EDMHeun(s_noise=math.inf), "s_noise"),
+    (lambda: EDMHeun(s_min=3.0, s_max=2.0), "s_min"),
+    (lambda: EDMHeun(s_max="2"), "s_max"),
+    (lambda: DPMpp2M("yes"), "stochastic"),
+    (lambda: DPMpp2M(-1.0), "stochastic"),
+    (lambda: DPMpp2M(1.0, 2.0, 1.0), "s_min"),
+    (lambda: zoo.parse_sampler("nope"), "one of euler"),
+    (lambda: zoo.parse_sampler("ddim:x=1"), "eta"),
+    (lambda: zoo.parse_sampler("ddim:eta=abc"), "eta"),
+    (lambda: grid(VP(), 0), "n = 0"),
+    (lambda: grid(VP(), 2.5), "n = 2.5"),
+    (lambda: grid(VP(), True), "n = True"),
+    (lambda: grid(VP(), "5"), "n = '5'"),
+    (lambda: grid(VP(), 10**11), "n = 100000000000: at most 1,000,000"),
+    (lambda: grid(VP(), 5, "log"), "kind"),
+    (lambda: grid(VP(), 5, "karras", 0.0), "rho"),
+    (lambda: grid(VP(), 5, "karras", "7"), "rho = '7'"),
+    (lambda: grid(VP(), 5, top="1"), "top = '1'"),
+    (lambda: grid(VP(), 5, top=0.2, bottom=0.3), "bottom < top"),
+    (lambda: sample(DDIM(), Zero(VP()), [1.0, 0.5, 0.6]), "strictly falling"),
+    (lambda: sample(DDIM(), Zero(VP()), [1.0, 0.5, 0.0]), "infinite"),
+    (lambda: sample(DDIM(), Zero(VP()), [1.0, 1.0]), "strictly falling"),
+    (lambda: sample(DDIM(), Zero(VP()), [1.5, 1.0]), r"inside \(0, T = 1.0\]"),
+    (lambda: sample(DDIM(), Zero(VP()), [1.0, float("nan")]), "times"),
+    (lambda: sample(DDIM(), Zero(VP()), []), "at least one"),
+    (lambda: sample(DDIM(), Zero(VP()), -3), "n = -3"),
+    (lambda: sample(DDIM(), Zero(VP()), 0), "n = 0"),
+    (lambda: sample(DDIM(), Zero(VP()), True), "times = True"),
+    (lambda: sample(DDIM(), Zero(VP()), "50"), "times = '50'"),
+    (lambda: sample(DDIM(), Zero(VP()), [1.0, "a"]), "times"),
+    (lambda: sample(DDIM(), Zero(VP()), torch.tensor([1j, 0.5])), "times"),
+    (lambda: sample(DDIM(), Zero(VP()), 10**11), "n = 100000000000"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, n=0), "n = 0"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, n=True), "n = True"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, n="4"), "n = '4'"),
+    (
+        lambda: sample(DDIM(), Zero(VP()), 5, n=10**11),
+        "n = 100000000000: fewer: they would take",
+    ),
+    (lambda: sample(DDIM(), Zero(VP()), 5, batch=0), "batch"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, batch=True), "batch = True"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, seed=-1), "seed"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, seed=1.0), "seed"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, first=-1), "first"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, dtype=torch.int64), "dtype"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, dtype=torch.complex64), "dtype"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, dtype="float32"), "dtype"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, shape=(2,)), r"shape = \(2,\): \(1,\)"),
+    (lambda: sample(DDIM(), Zero(VP()), 5, shape=1), "shape = 1"),
+    (lambda: sample(DDIM(), exact(), 5, labels=1), "labels = 1: None"),
+    (
+        lambda: sample(DDIM(), exact(), 5, guidance=5.0),
+        "guidance = 5.0: 1 without labels",
+    ),
+    (lambda: sample(DDIM(), exact(), 5, guidance="2"), "guidance = '2'"),
+    (lambda: sample(DDIM, exact(), 5), "sampler"),
+    (lambda: sample("ddim", exact(), 5), "sampler = 'ddim'"),
+    (lambda: states(EulerMaruyama(), Zero(VP()), [1.0, 0.5], torch.ones(1, 1)), "draw"),
+    (lambda: points_for_budget(Heun(), 0), "nfe = 0"),
+    (lambda: points_for_budget(Heun(), 10.5), "nfe = 10.5"),
+    (lambda: points_for_budget(Heun(), True), "nfe = True"),
+    (
+        lambda: sample(DDIM(), exact(), Route([1.0, 0.1], ((1, [0.5, 0.2], 1),))),
+        "detour",
+    ),
+    (
+        lambda: sample(DDIM(), exact(), Route([1.0, 0.1], ((5, [0.5, 0.1], 1),))),
+        "detour = 5",
+    ),
+    (
+        lambda: sample(DDIM(), exact(), Route([1.0, 0.1], ((1, [0.5, 0.1], 0),))),
+        "repeats = 0",
+    ),
+    (
+        lambda: sample(DDIM(), exact(), Route([1.0, 0.1], s_noise=-1.0)),
+        "s_noise = -1.0",
+    ),
+]
+
+
+@pytest.mark.parametrize("make, words", WRONG, ids=[words for _, words in WRONG])
 def test_bad_input(make, words):
-    with pytest.raises(ValueError, match=words): make()
+    with pytest.raises((ValueError, TypeError), match=words):
+        make()
+
+
+LABELS = [
+    ["shoe"] * 4,
+    "shoe",
+    [True] * 4,
+    torch.eye(4, 10),
+    torch.eye(4, 10, dtype=torch.int64),
+    torch.zeros(4, 1, dtype=torch.int64),
+    np.zeros(4, np.uint8),
+    torch.zeros(4, dtype=torch.uint8),
+    [0.0, 1.0, 2.0, math.nan],
+    [1.0] * 4,
+    10**9,
+    [2**62] * 4,
+    [2**70] * 4,
+    [-1] * 4,
+    [1, 2],
+    [[1], [2, 3]],
+]
+
+
+@needs_network
+@pytest.mark.parametrize("labels", LABELS, ids=repr)
+def test_labels_that_are_none(labels):
+    denoiser = compsamp.load("fashion-vp")
+    with pytest.raises((ValueError, TypeError), match="^labels = "):
+        sample(DDIM(), denoiser, 3, n=4, labels=labels)
+
+
+@needs_network
+def test_a_bad_label_of_the_last_batch_is_found_before_the_first():
+    calls = []
+    denoiser = compsamp.load("fashion-vp")
+    denoiser.network.register_forward_hook(lambda *a: calls.append(1))
+    with pytest.raises(ValueError, match="labels"):
+        sample(DDIM(), denoiser, 3, n=3, batch=1, labels=[0, 1, 10])
+    assert not calls
+
+
+@needs_network
+def test_labels_and_guidance_are_used():
+    denoiser = compsamp.load("fashion-vp")
+    plain, shoes, guided = (
+        sample(DDIM(), denoiser, 3, n=2, labels=label, guidance=weight)
+        for label, weight in ((None, 1), (7, 1.0), (np.int64(7), 3.0))
+    )
+    assert (plain.nfe, shoes.nfe, guided.nfe) == (3, 3, 6)
+    assert not torch.equal(plain.x, shoes.x) and not torch.equal(shoes.x, guided.x)
+    bound = denoiser.bind(labels=[7, 7])
+    assert torch.equal(sample(DDIM(), bound, 3, n=2).x, shoes.x)
 
 
 def test_a_network_that_blows_up_is_not_silent():
     class Bad(Zero):
-        def predict(self, z, t): return z * np.nan
-    with pytest.raises(FloatingPointError, match='NaN'): sample(DDIM(), Bad(VP()), 4)
+        def predict(self, z, t):
+            return z * np.nan
+
+    with pytest.raises(FloatingPointError, match="NaN"):
+        sample(DDIM(), Bad(VP()), 4)
 
 
-def test_every_name_is_usable():
-    for name in SAMPLERS:
-        s = parse_sampler(name); assert sample(s, MIXTURE.denoiser(VP()), 5, n=3, progress=False).x.shape == (3, 2)
-    assert sampling.parse_sampler('edm:s_churn=10,s_min=.05,s_max=50,s_noise=1.003') == EDMHeun(10, .05, 50, 1.003)
+# Progress
+
+
+def test_a_pipe_gets_a_line_now_and_then(capsys):
+    run = sample(DDIM(), MIXTURE.denoiser(VP()), 5, n=3, progress=True)
+    said = capsys.readouterr()
+    assert run.nfe == 5 and said.out == said.err == "", (
+        "short runs are over before the first line"
+    )
+
+    def slow_steps():
+        for i in range(4):
+            time.sleep(0.01)
+            yield i
+
+    assert list(sampling.progress_lines(slow_steps(), 4, every=0.02)) == [0, 1, 2, 3]
+    said = capsys.readouterr()
+    assert said.out == "" and " of 4 steps" in said.err and "\r" not in said.err
+    assert 1 <= len(said.err.splitlines()) <= 2
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sampling.sys.stdout, "isatty", lambda: True, raising=False)
+    assert list(progress_bar(range(3), 3, True)) == [0, 1, 2]
+    assert "100.00%" in capsys.readouterr().out
+    same = range(3)
+    assert progress_bar(same, 3, False) is same
