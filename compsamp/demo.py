@@ -330,7 +330,7 @@ def measure_main(argv=None):
             n=a.n,
             seeds=sorted({*old.get("seeds", []), *a.seeds}),
             against=a.against,
-            floor=float(metrics.floor(a.n, against, a.seeds).mean()),
+            floor=float(metrics.frechet_floor(a.n, against, a.seeds).mean()),
             command=commands(old.get("command", ""), command(a)),
             versions=dict(torch=torch.__version__, compsamp=__import__("compsamp").__version__),
             device=net.device.type,

@@ -911,7 +911,7 @@ def run(a: argparse.Namespace) -> dict:
         seeds=sorted({*old.get("seeds", []), *a.seeds}),
         skipped=skipped,
         device=net.device.type,
-        floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()),
+        floor=float(metrics.frechet_floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()),
         floor_n=a.n * len(a.seeds),
         versions={
             **dict(torch=torch.__version__, compsamp=networks.compsamp.__version__),
