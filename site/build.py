@@ -17,6 +17,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+MAIN = "quarto-document-content"
 QUARTO_ONLY = {  # keys of _quarto.yml that smalldocs does not read
     "": ["ipynb-filters", "execute"],
     "project": ["post-render"],
@@ -116,16 +117,31 @@ def no_foreign_fonts(sheet: str) -> str:
 
 
 def make_offline(site: Path):
-    "KaTeX from a copy beside the pages instead of a CDN, and no fonts from elsewhere."
-    from smalldocs.layout import KATEX
-
-    shutil.copytree(HERE / "katex", site / "site_libs/katex")
+    "Mathematics and search from beside the pages instead of a CDN, and no fonts from elsewhere."
+    libs = site / "site_libs"
+    shutil.copytree(HERE / "katex", libs / "katex")
+    shutil.copy2(HERE / "offline.js", libs)
+    index = (site / "search.json").read_text(encoding="utf-8")
+    (libs / "search-index.js").write_text(f"window.SEARCH_INDEX = {index};\n", encoding="utf-8")
     for sheet in site.rglob("*.css"):
         rewrite(sheet, no_foreign_fonts)
     for page in site.rglob("*.html"):
         up = "../" * len(page.parent.relative_to(site).parts)
-        text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace(KATEX, f"{up}site_libs/katex"), encoding="utf-8")
+        page.write_text(finished(page.read_text(encoding="utf-8"), up), encoding="utf-8")
+
+
+def finished(
+    html: str,  # a page as smalldocs leaves it
+    up: str,  # the way from it to the site's root
+) -> str:
+    "The page with its own copies of what it needs, and a way past the sidebar for the keyboard."
+    from smalldocs.layout import KATEX
+
+    script = f'<script src="{up}site_libs/offline.js"></script>'
+    skip = f'<a class="skip-link" href="#{MAIN}">Skip to the page</a>'
+    html = html.replace(KATEX, f"{up}site_libs/katex").replace("</head>", f"{script}</head>", 1)
+    html = html.replace(f'id="{MAIN}"', f'id="{MAIN}" tabindex="-1"', 1)
+    return re.sub(r"<body[^>]*>", lambda body: body[0] + skip, html, count=1)
 
 
 def build(

@@ -5,6 +5,7 @@ import sys
 
 import form
 import pytest
+import rooms
 import storeys
 from conftest import ROOT
 
@@ -73,6 +74,10 @@ def test_no_circle():
 
 def test_no_import_hides_behind_a_computed_name():
     assert not storeys.computed()
+
+
+def test_the_map_is_true():
+    assert rooms.is_current(storeys.arrows()), "python site/rooms.py"
 
 
 @pytest.mark.parametrize(

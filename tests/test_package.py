@@ -162,6 +162,31 @@ def test_readme_example_runs(tmp_path):
     assert re.search(r"\b50 evaluations per picture", out.stdout)
 
 
+def test_examples_of_contributing_run():
+    "The smallest process, sampler and objective, as CONTRIBUTING.md writes them."
+    import torch
+    from compsamp.forward import VP, moments
+    from compsamp.mixtures import ring
+    from compsamp.sampling import DDIM, grid, states
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    there = {}
+    for block in re.findall(r"(?s)```python\n(.*?)```", text):
+        exec(block, there)
+    slow = there["Slow"]()
+    psi, sigma = moments(slow, 2.0, 1.0)
+    assert abs(float(psi) - 2.718281828459045**-0.5) < 1e-9
+    assert abs(float(sigma) - (1 - 2.718281828459045**-1)) < 1e-9
+    process, start = VP(), torch.ones(4, 2, dtype=torch.float64)
+    ends = []
+    for sampler in (there["Straight"](), DDIM()):
+        *_, end = states(sampler, ring().denoiser(process), grid(process, 6), start)
+        ends.append(end)
+    assert torch.allclose(*ends, atol=1e-12)
+    late = there["Late"](power=2.0).weight(process, torch.tensor([0.5, 1.0]), start[:2])
+    assert late.flatten().tolist() == [0.25, 1.0]
+
+
 def test_load():
     import compsamp
     from compsamp.networks import Denoiser
