@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT / "site"))
 # than they work. Read when torch is loaded, which is after this line, here, in the workers and in
 # the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")  # figures are drawn, and shown to nobody
 
 
 def pytest_xdist_auto_num_workers() -> int:

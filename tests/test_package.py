@@ -165,6 +165,7 @@ def test_readme_example_runs(tmp_path):
 def test_examples_of_contributing_run():
     "The smallest process, sampler and objective, as CONTRIBUTING.md writes them."
     import torch
+
     from compsamp.forward import VP, moments
     from compsamp.mixtures import ring
     from compsamp.sampling import DDIM, grid, states

@@ -242,8 +242,8 @@ class Tab:
         return self.page
 
     def wait(self, condition, argument=None):
-        "Until a condition holds, looking ten times a second and not at every frame."
-        self.page.wait_for_function(condition, arg=argument, timeout=15_000, polling=100)
+        "Until a condition holds, looking five times a second and not at every frame."
+        self.page.wait_for_function(condition, arg=argument, timeout=60_000, polling=200)
 
 
 @pytest.fixture
