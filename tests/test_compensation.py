@@ -2,35 +2,15 @@
 
 import json
 import math
+
 import numpy as np
 import pytest
 import torch
-from compsamp import data, demo, networks, training
-from compsamp.compensation import (
-    ARMS,
-    Arm,
-    Compensated,
-    CompensatedDDIM,
-    Compensation,
-    Larger,
-    LightUNet,
-    ModuleObjective,
-    OBJECTIVES,
-    correction_size,
-    ddim_step,
-    fits,
-    light_module,
-    load_module,
-    main,
-    mark,
-    options,
-    price,
-    save_module,
-    train_arm,
-    weights,
-)
+
+from compsamp import data, demo, networks
+from compsamp.compensation import ARMS, Arm, COMPENSATION_OBJECTIVES, Compensated, CompensatedDDIM, Compensation, Larger, LightUNet, ModuleObjective, correction_size, ddim_step, fits, light_module, load_module, main, mark, options, price, save_module, train_arm, weights
 from compsamp.core import Noise
-from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
+from compsamp.forward import EDM, VE, VP, CosineVP, SubVP
 from compsamp.mixtures import PerturbedDenoiser, ring
 from compsamp.psld import PSLD
 from compsamp.sampling import (
@@ -533,7 +513,7 @@ def test_objectives_in_the_trainer(tiny, tmp_path):
         ] == repr(o)
         if how != "persistent":
             assert tr.losses == again.losses
-    assert set(OBJECTIVES) == {"compensation"}
+    assert set(COMPENSATION_OBJECTIVES) == {"compensation"}
 
 
 def test_term():

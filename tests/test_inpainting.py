@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from compsamp import compensation, data, inpainting as P, networks, training
 from compsamp.core import Noise
-from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
-from compsamp.inpainting import KINDS, Replaced, check_mask, damage, masks, resampled, restore
+from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
+from compsamp.inpainting import DAMAGE_KINDS, Replaced, damage, masks, resampled, restore
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD, SSCS
 from compsamp.restart import RestartInterval, restart
@@ -45,7 +46,7 @@ def last(it):
 # ---- masks and occluders
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DAMAGE_KINDS)
 @pytest.mark.parametrize("side", [8, 28, 33, 64])
 def test_masks_hide_something_and_not_all(kind, side):
     m = masks(kind, 20, side, 3)
@@ -68,7 +69,7 @@ def test_damage_keeps_what_is_known_and_fills_the_rest():
     m, seen = damage(X, "mixed")
     keep = m.expand_as(X)
     assert torch.equal(seen[keep], X[keep])
-    for i, kind in enumerate(KINDS):
+    for i, kind in enumerate(DAMAGE_KINDS):
         hidden = seen[i][~m[i]]
         assert (hidden == 0).all() if kind in P.MASKS else not (hidden == 0).all(), kind
     pool = torch.full((1, 1, 28, 28), 0.25)

@@ -1,15 +1,17 @@
 "Momentum and its integrators: every step against a plain one written out here, orders, cost, seeds, bad input."
 
 import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 from scipy.linalg import expm
-from compsamp import conjugate, psld, splitting
+
+from compsamp import psld
 from compsamp.conjugate import Conjugate
 from compsamp.core import Noise, f64
-from compsamp.forward import CosineVP, NoisePredictor, SubVP, VP
+from compsamp.forward import VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD, SSCS
 from compsamp.sampling import (

@@ -1,6 +1,16 @@
 "A chapter as a student meets it: JupyterLab in a real browser, Run All, a bar, a figure, and a slider that changes it."
 
-import json, os, re, secrets, shutil, socket, subprocess, sys, time, urllib.request
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
 import pytest
 from conftest import ROOT
 

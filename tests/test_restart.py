@@ -3,13 +3,14 @@
 import math
 import warnings
 from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from compsamp import psld
+
 from compsamp.conjugate import Conjugate
 from compsamp.core import Noise
-from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
+from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD
 from compsamp.restart import RestartInterval, restart, timeline

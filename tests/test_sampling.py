@@ -10,7 +10,7 @@ from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import PSLD
 from compsamp import sampling
-from compsamp.sampling import DDIM, DDPM, DEIS2, DPMpp2M, EDMHeun, Euler, EulerMaruyama, Heun, PNDM, SAMPLERS, descend, drift_terms, grid, lag, nfe, parse_sampler, points_for_budget, sample, signal_and_noise, states
+from compsamp.sampling import DDIM, DDPM, DEIS2, DPMpp2M, EDMHeun, Euler, EulerMaruyama, Heun, PLAIN_SAMPLERS, PNDM, descend, drift_terms, grid, lag, nfe, parse_sampler, points_for_budget, sample, signal_and_noise, states
 
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM()]
 FLOWS = [Euler(), Heun(), DDIM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()]
@@ -195,6 +195,6 @@ def test_a_network_that_blows_up_is_not_silent():
 
 
 def test_every_name_is_usable():
-    for name in SAMPLERS:
+    for name in PLAIN_SAMPLERS:
         s = parse_sampler(name); assert sample(s, MIXTURE.denoiser(VP()), 5, n=3, progress=False).x.shape == (3, 2)
     assert sampling.parse_sampler('edm:s_churn=10,s_min=.05,s_max=50,s_noise=1.003') == EDMHeun(10, .05, 50, 1.003)

@@ -1,9 +1,12 @@
 "The skip-step losses against plain numpy, the factor kappa, the objective and --init in the shell, and the experiment's runner."
 
-import json, math
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
+
 from compsamp import forward, networks, skipstep as S, training as T
 from compsamp.forward import VP
 from compsamp.mixtures import ring
