@@ -84,6 +84,12 @@ class PredictD(Wrapped):
 class PredictVelocity(Wrapped):
     "A flow-matching network, v = eps - x0 on psi = 1 - t, sigma = t: eps = z + psi v."
 
+    def __init__(self, net: nn.Module, process: LinearSDE):
+        super().__init__(net, process)
+        mu, C = process.marginal(process.T / 2)
+        total = float(mu[0] + C[0, 0].sqrt())
+        require(abs(total - 1) < 1e-6, "process", process, "one with psi + sigma = 1, as `Flow`")
+
     def parts(self, mu, C):
         "1, psi and 1."
         return torch.ones_like(C), mu, torch.ones_like(mu)
@@ -398,9 +404,11 @@ ZERO_SNR_FLOOR = 2.0**-24  # what stock schedulers put in place of a last alpha-
 def table_levels(
     alphas_cumprod: Tensor,  # `(N,)`, as a diffusers scheduler holds them
 ) -> tuple:
-    "The levels of a `Table`, a zero at the end (zero terminal SNR) replaced as stock schedulers do."
+    "The levels of a `Table`; where they end at zero (zero terminal SNR), with the floor of stock schedulers."
     levels = f64(alphas_cumprod).clone()
-    if float(levels[-1]) < ZERO_SNR_FLOOR:
+    if float(levels[-1]) < 1e-12 or float(levels[-1]) >= float(levels[-2]):
+        behind = torch.arange(len(levels) - 1, -1, -1, dtype=torch.float64)
+        levels = torch.maximum(levels, ZERO_SNR_FLOOR * (1 + 1e-3 * behind))
         levels[-1] = ZERO_SNR_FLOOR
     return tuple(levels.tolist())
 
@@ -1073,20 +1081,20 @@ ENOUGH_NOISE = 80.0  # noise-to-signal ratio at which a Karras grid on a table b
 def table_times(
     process: LinearSDE,
     n: int,  # points
-    kind: str,  # one of `KINDS`
+    kind: str | None = None,  # one of `KINDS`; None: Karras's grid from `ENOUGH_NOISE` at most
 ) -> Tensor:
     "Falling times `(n,)` on a table."
     require(isinstance(n, int) and n >= 1, "n", n, "a whole number of grid points, at least 1")
-    require(kind in KINDS, "kind", kind, f"one of {KINDS}")
+    require(kind in (None, *KINDS), "kind", kind, f"one of {KINDS}")
     if kind == "trailing":
         entries = len(process.levels)
         require(n <= entries, "n", n, f"at most the {entries} entries of the table")
         steps = entries - torch.arange(n, dtype=torch.float64) * entries / n
         return steps.round() / entries
     top = process.T
-    if kind == "karras" and float(process.rho(top)) > 1.5 * ENOUGH_NOISE:
+    if kind is None and float(process.rho(top)) > ENOUGH_NOISE:
         top = float(process.time(ENOUGH_NOISE))
-    return grid(process, n, kind, top=top)
+    return grid(process, n, kind or "karras", top=top)
 
 
 def edm_times(
@@ -1217,9 +1225,10 @@ class WalkPlanner:
         if isinstance(convention, EDMConvention):
             return edm_times(process, n, config) if config.kind is None else grid(process, n, config.kind)
         trailing = config.timestep_spacing == "trailing" and isinstance(process, Table)
-        kind = config.kind or ("trailing" if trailing else "karras")
+        kind = config.kind or ("trailing" if trailing else None)
         if isinstance(process, Table):
             return table_times(process, n, kind)
+        kind = kind or "karras"
         require(kind in GRIDS, "kind", kind, f"one of {GRIDS} without a table")
         return grid(process, n, kind)
 

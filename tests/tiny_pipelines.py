@@ -181,7 +181,9 @@ def xl(d, refiner=False, scheduler=None):
 
 
 def sd3_pipeline(d, name="StableDiffusion3Pipeline", scheduler=None):
-    nothing = {f"{part}{i}": None for part in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")}
+    nothing = {
+        f"{part}{i}": None for part in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")
+    }
     scheduler = scheduler or d.FlowMatchEulerDiscreteScheduler(shift=3.0)
     return quiet(getattr(d, name)(transformer=sd3(d), vae=vae(d), scheduler=scheduler, **nothing))
 
