@@ -7,13 +7,13 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TA
            'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions', 'ForeignNetwork',
            'check_network', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
            'table_levels', 'Flow', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
-           'guessed_class', 'check_table_config', 'edm_convention', 'scheduler_convention', 'read_config', 'read_part',
-           'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes',
-           'ForeignDenoiser', 'from_diffusers', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory',
-           'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened',
-           'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps',
-           'scheduler_class', 'own_config', 'publish_class', 'model_class', 'model_config', 'to_diffusers',
-           'export_pretrained', 'import_pretrained']
+           'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention',
+           'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork',
+           'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'scheduler_grid', 'step_down',
+           'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded',
+           'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times',
+           'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class',
+           'model_class', 'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -605,6 +605,8 @@ def guessed_class(
         classes = dict(table="DDIMScheduler", edm=EDM_SCHEDULERS[0], flow=FLOW_SCHEDULERS[0])
         require(config["family"] in classes, "family", config["family"], f"one of {list(classes)}")
         return classes[config["family"]]
+    if "_use_default_values" in config:  # `scheduler.config`, which does not name its class
+        return class_of_settings(frozenset(k for k in config if k[0] != "_"))
     if config.get("sigma_data") is not None:
         return EDM_SCHEDULERS[0]
     if "shift" in config or "base_shift" in config:
@@ -612,17 +614,34 @@ def guessed_class(
     return "DDIMScheduler"
 
 
-def check_table_config(
+@lru_cache(maxsize=256)
+def class_of_settings(
+    names: frozenset,  # of a scheduler's settings
+) -> str:
+    "The scheduler of diffusers that has exactly these settings, one we know before others."
+    diffusers, found = import_extra("diffusers"), []
+    for name in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
+        cls = getattr(diffusers, name)
+        keys = getattr(cls, "_get_init_keys", None)
+        if keys and set(keys(cls)) - {"self", "kwargs"} == names:
+            found.append(name)
+    known = [n for n in found if n in (*TABLE_SCHEDULERS, *EDM_SCHEDULERS, *FLOW_SCHEDULERS)]
+    return (known + found + [f"unknown, with the settings {sorted(names)[:6]}"])[0]
+
+
+def table_convention(
+    alphas_cumprod: Tensor,  # `(N,)`
     config: dict,
-):
-    "An error for what the configuration of a table can say and we cannot represent."
+) -> Convention:
+    "The convention of a table, or an error for what we cannot represent."
     kind = config.get("prediction_type", "epsilon")
-    require(
-        kind in PREDICTION_TYPES, "prediction_type", kind, f"one of {', '.join(PREDICTION_TYPES)}"
-    )
-    impossible = config.get("rescale_betas_zero_snr") and kind == "epsilon"
-    allowed = "'v_prediction' or 'sample' with rescale_betas_zero_snr: where no signal is left, the noise tells nothing of the picture"
-    require(not impossible, "prediction_type", kind, allowed)
+    allowed = f"one of {', '.join(PREDICTION_TYPES)}"
+    require(kind in PREDICTION_TYPES, "prediction_type", kind, allowed)
+    nothing_left = config.get("rescale_betas_zero_snr") or float(alphas_cumprod[-1]) <= 0
+    allowed = "'v_prediction' or 'sample' on a table that ends with no signal: there the noise tells nothing of the picture"
+    require(kind != "epsilon" or not nothing_left, "prediction_type", kind, allowed)
+    levels = table_levels(alphas_cumprod)
+    return Convention(Table(levels), PREDICTION_TYPES[kind], len(levels))
 
 
 def edm_convention(
@@ -654,10 +673,7 @@ def scheduler_convention(
         return FlowConvention(Flow(), entries=config.get("num_train_timesteps", 1000))
     if family == "edm":
         return edm_convention(config)
-    check_table_config(config)
-    levels = table_levels(scheduler.alphas_cumprod)
-    kind = PREDICTION_TYPES[config.get("prediction_type", "epsilon")]
-    return Convention(Table(levels), kind, len(levels))
+    return table_convention(scheduler.alphas_cumprod, config)
 
 # %% ../nbs/16_interop.ipynb #53cb8224
 #| code-fold: true
@@ -1148,6 +1164,7 @@ class WalkPlanner:
 
     def begin(self):
         "Make convention, sampler and restarts of the configuration, or say what is wrong with it."
+        self.register_to_config(_use_default_values=[])  # what another class reads is a decision
         config = self.config
         allowed = "a name as for compsamp_sample, such as 'dpmpp2m' or 'ddim:eta=1'"
         require(isinstance(config.sampler, str), "sampler", config.sampler, allowed, TypeError)
@@ -1175,25 +1192,29 @@ class WalkPlanner:
             return FlowConvention(Flow(), entries=config["num_train_timesteps"])
         if family == "edm":
             return edm_convention(config)
-        check_table_config(config)
-        kind = PREDICTION_TYPES[config["prediction_type"]]
         if config["process"]:
-            n = config["num_train_timesteps"]
-            process = find_process(config["process"])
-            require(process.k == 1, "process", config["process"], "one with k = 1")
-            levels = process.marginal(discrete_times(n, process))[0][:, 0].square()
+            alphas = self.process_levels(config["process"], config["num_train_timesteps"])
         else:
             keys = "beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr".split()
-            betas = {k: config[k] for k in keys}
             cls = import_extra("diffusers").DDPMScheduler
-            stock = cls(num_train_timesteps=config["num_train_timesteps"], **betas)
-            levels, self.betas = table_levels(stock.alphas_cumprod), stock.betas
-            process = Table(levels)
-        self.alphas_cumprod = torch.as_tensor(levels).float()
+            n, betas = config["num_train_timesteps"], {k: config[k] for k in keys}
+            stock = cls(num_train_timesteps=n, **betas)
+            alphas, self.betas = stock.alphas_cumprod, stock.betas
+        convention = table_convention(alphas, config)
+        self.alphas_cumprod = torch.tensor(convention.process.levels).float()
         if config["process"]:
-            before = torch.cat([levels.new_ones(1), levels[:-1]])
-            self.betas = (1 - levels / before).float()
-        return Convention(process, kind, len(levels))
+            process = find_process(config["process"])
+            convention = Convention(process, convention.predicts, convention.entries)
+        return convention
+
+    def process_levels(self, card: dict, n: int) -> Tensor:
+        "alpha-bar of a process of ours at n entries; `betas` on the way."
+        process = find_process(card)
+        require(process.k == 1, "process", card, "one with k = 1")
+        levels = process.marginal(discrete_times(n, process))[0][:, 0].square()
+        before = torch.cat([levels.new_ones(1), levels[:-1]])
+        self.betas = (1 - levels / before).float()
+        return levels
 
     def forget_walk(self, n: int | None = None):
         "Forget the walk in progress."
