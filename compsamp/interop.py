@@ -1521,7 +1521,7 @@ def own_config(
     name = config.get("_class_name")
     name = name[-1] if isinstance(name, (list, tuple)) else name
     kept = {k: v for k, v in config.items() if k != "_use_default_values"}
-    family = scheduler_family(name, kept)
+    family = scheduler_family(name, config)
     if name == "SamplerScheduler":
         return kept
     kept.pop("_class_name", None)
