@@ -4,16 +4,16 @@
 __all__ = ['INSTALL_HINT', 'PREDICTS', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TABLE_SCHEDULERS', 'EDM_SCHEDULERS',
            'FLOW_SCHEDULERS', 'FOREIGN_SETTINGS', 'NETWORK_PARTS', 'KINDS', 'ENOUGH_NOISE', 'FLOW_SETTINGS',
            'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore', 'PredictD',
-           'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions', 'ForeignNetwork',
-           'check_network', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
-           'table_levels', 'Flow', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
+           'PredictVelocity', 'PredictEDMVelocity', 'Flow', 'map_tensors', 'append_empty', 'count_conditions',
+           'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
+           'table_levels', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
            'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention',
            'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork',
            'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'scheduler_grid', 'step_down',
            'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded',
            'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times',
            'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class',
-           'model_class', 'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
+           'model_class', 'check_network', 'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -112,6 +112,42 @@ PREDICTS = dict(
     edm_v=PredictEDMVelocity,
 )
 
+# %% ../nbs/16_interop.ipynb #flow0001
+@dataclass(frozen=True)
+class Flow(ScalarSDE):
+    "Flow matching: psi = 1 - t, sigma = t (Lipman et al. 2023; Liu et al. 2023)."
+
+    T: float = 1 - 1e-7  # at 1 itself nothing is left of the picture, and only v tells of it
+    eps: float = 1e-3  # in (0, T)
+
+    def __post_init__(self):
+        require(0 < self.eps < self.T < 1, "eps, T", (self.eps, self.T), "0 < eps < T < 1")
+
+    def drift(self, t):
+        "-1/(1 - t)."
+        return -1 / (1 - t)
+
+    def diffusion2(self, t):
+        "2 t/(1 - t)."
+        return 2 * t / (1 - t)
+
+    def psi(self, t, s):
+        "(1 - t)/(1 - s)."
+        return (1 - t) / (1 - s)
+
+    def var(self, t, s):
+        "t^2 - psi^2 s^2, as a product."
+        factor = self.psi(t, s)
+        return (t - factor * s) * (t + factor * s)
+
+    def invert(self, rho: Tensor) -> Tensor:
+        "rho/(1 + rho)."
+        return rho / (1 + rho)
+
+    def prior_scale(self) -> Tensor:
+        "1: pure noise."
+        return torch.ones(1, dtype=torch.float64)
+
 # %% ../nbs/16_interop.ipynb #ff67908e
 #| code-fold: true
 #| code-summary: "a dict of conditions"
@@ -178,7 +214,8 @@ class ForeignNetwork(nn.Module):
         net,  # module or function: net(z, its time `(B,)`, **condition); a tensor, or an object with `.sample`
         time,  # from process time to its time, both `(B,)`
         conditions: dict | None = None,  # name: tensor `(n, ...)`, or a dict of such
-        empty: dict | None = None,  # the same names without n: what it is told where there is no label
+        empty: dict
+        | None = None,  # the same names without n: what it is told where there is no label
         name: str | None = None,  # of a function, which has no weights that tell it from others
         integer_time: bool = False,  # round its time to a whole number (networks that look time up in a table)
         learned_variance: bool = False,  # twice the channels come back: keep the first half
@@ -198,7 +235,9 @@ class ForeignNetwork(nn.Module):
     def mark(self) -> list:
         "What pictures depend on beside the weights: name, clock and conditions; ValueError for a function without a name."
         named = self.name or any(p.numel() for p in self.parameters())
-        allowed = "a name for a function, since no weights tell it from others: wrap(f, ..., name='mine')"
+        allowed = (
+            "a name for a function, since no weights tell it from others: wrap(f, ..., name='mine')"
+        )
         require(named, "name", self.name, allowed)
         bank = map_tensors(lambda v: [list(v.shape), fingerprint(v.double())], self.conditions)
         facts = [self.name, self.time(f64([0.01, 0.1, 0.5, 1.0])).tolist(), self.has_empty, bank]
@@ -239,57 +278,11 @@ class ForeignNetwork(nn.Module):
             answer = answer[0] if isinstance(answer, tuple) else answer.sample
         if self.learned_variance and answer.shape[1] == 2 * z.shape[1]:
             answer = answer.chunk(2, 1)[0]
-        allowed = f"the shape of the state, {tuple(z.shape)} (a learned variance: learned_variance=True)"
+        allowed = (
+            f"the shape of the state, {tuple(z.shape)} (a learned variance: learned_variance=True)"
+        )
         require(answer.shape == z.shape, "answer", tuple(answer.shape), allowed)
         return answer.to(z.dtype)
-
-# %% ../nbs/16_interop.ipynb #check001
-def check_network(
-    network: nn.Module,  # net(z, 1000 t, labels), or net(z, 1000 t) without classes
-    shape: tuple,  # of one state, `(k*C, H, W)`
-    classes: int = 0,  # labels 0 .. classes-1; label `classes` means none
-) -> dict:
-    "What is known of a network of one's own before the first step; a ValueError for what would go wrong later."
-    noisy = (nn.Dropout, nn.Dropout2d, nn.modules.batchnorm._BatchNorm)
-    active = [n for n, m in network.named_modules() if m.training and isinstance(m, noisy)]
-    active = [n for n in active if getattr(network.get_submodule(n), "p", 1) > 0]
-    require(not active, "network.training", active[:4], "evaluation mode, by network.eval()")
-    tensors = [*network.parameters(), *network.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((v.dtype for v in tensors if v.is_floating_point()), torch.float32)
-    z = torch.zeros(2, *shape, device=device, dtype=dtype)
-    labels = torch.tensor([0, classes], device=device) if classes else None
-
-    def ask(time):
-        times = torch.full((2,), time, device=device)
-        with torch.no_grad():
-            return network(z, times) if labels is None else network(z, times, labels)
-
-    try:
-        answer = ask(500.5)
-    except IndexError as e:
-        allowed = f"a network with rows for labels 0 to {classes}, the last for none ({e})"
-        raise ValueError(f"classes = {classes!r}: {allowed}") from e
-    except (RuntimeError, TypeError) as e:
-        allowed = "one that takes a float32 time such as 500.5; for a table of whole numbers"
-        raise ValueError(f"network = {type(network).__name__}: {allowed}, wrap(..., integer_time=True) ({str(e)[:120]})") from e
-    allowed = f"a tensor of shape {tuple(z.shape)}"
-    right = isinstance(answer, Tensor) and answer.shape == z.shape
-    require(right, "answer", tuple(getattr(answer, "shape", ())), allowed)
-    require(bool(torch.isfinite(answer).all()), "answer", "NaN or infinity", "finite numbers")
-    again = ask(500.5)
-    require(torch.equal(answer, again), "answer", "differs when asked twice", "a function of its input alone")
-    places = {}
-    for name, value in network.named_parameters(remove_duplicate=False):
-        places.setdefault(value.data_ptr(), []).append(name)
-    trained = [p for p in network.parameters() if p.requires_grad]
-    return dict(
-        parameters=sum(p.numel() for p in network.parameters()),
-        trainable=sum(p.numel() for p in trained),
-        tied=[names for names in places.values() if len(names) > 1],
-        dtype=str(dtype),
-        whole_times=bool(torch.equal(ask(500.0), answer)) and not bool(torch.equal(ask(900.0), answer)),
-    )
 
 # %% ../nbs/16_interop.ipynb #ed2103b7
 def wrap(
@@ -341,7 +334,9 @@ class Table(BetaSDE):
         allowed = "a list of at least two numbers"
         require(a.dim() == 1 and len(a) >= 2, "levels", tuple(a.shape), allowed)
         inside = bool(((a > 0) & (a < 1)).all())
-        allowed = "all inside (0, 1); for a zero at the end (rescale_betas_zero_snr) take table_levels"
+        allowed = (
+            "all inside (0, 1); for a zero at the end (rescale_betas_zero_snr) take table_levels"
+        )
         require(inside, "levels", [a.max().item(), a.min().item()], allowed)
         require(bool((a[1:] < a[:-1]).all()), "levels", a[:4].tolist(), "strictly falling")
 
@@ -411,42 +406,6 @@ def table_levels(
         levels = torch.maximum(levels, ZERO_SNR_FLOOR * (1 + 1e-3 * behind))
         levels[-1] = ZERO_SNR_FLOOR
     return tuple(levels.tolist())
-
-# %% ../nbs/16_interop.ipynb #flow0001
-@dataclass(frozen=True)
-class Flow(ScalarSDE):
-    "Flow matching: psi = 1 - t, sigma = t (Lipman et al. 2023; Liu et al. 2023)."
-
-    T: float = 1 - 1e-7  # at 1 itself nothing is left of the picture, and only v tells of it
-    eps: float = 1e-3  # in (0, T)
-
-    def __post_init__(self):
-        require(0 < self.eps < self.T < 1, "eps, T", (self.eps, self.T), "0 < eps < T < 1")
-
-    def drift(self, t):
-        "-1/(1 - t)."
-        return -1 / (1 - t)
-
-    def diffusion2(self, t):
-        "2 t/(1 - t)."
-        return 2 * t / (1 - t)
-
-    def psi(self, t, s):
-        "(1 - t)/(1 - s)."
-        return (1 - t) / (1 - s)
-
-    def var(self, t, s):
-        "t^2 - psi^2 s^2, as a product."
-        factor = self.psi(t, s)
-        return (t - factor * s) * (t + factor * s)
-
-    def invert(self, rho: Tensor) -> Tensor:
-        "rho/(1 + rho)."
-        return rho / (1 + rho)
-
-    def prior_scale(self) -> Tensor:
-        "1: pure noise."
-        return torch.ones(1, dtype=torch.float64)
 
 # %% ../nbs/16_interop.ipynb #conv0001
 def clean_picture(
@@ -853,8 +812,10 @@ class ForeignDenoiser(Denoiser):
 def from_diffusers(
     source,  # a UNet or transformer of diffusers, a pipeline, or a folder with either
     scheduler=None,  # that it was trained with, or its folder; None: the pipeline's, or the one in the folder
-    conditions: dict | None = None,  # keyword arguments, a row per condition: dict(encoder_hidden_states=(n, L, D))
-    empty: dict | None = None,  # the same without n: the empty prompt, or dict(class_labels=number of no class)
+    conditions: dict
+    | None = None,  # keyword arguments, a row per condition: dict(encoder_hidden_states=(n, L, D))
+    empty: dict
+    | None = None,  # the same without n: the empty prompt, or dict(class_labels=number of no class)
     shape: tuple | None = None,  # of one picture or latent; None: what the config says
     clip: bool | None = None,  # clip x0; None: what the scheduler's config says
 ) -> Denoiser:
@@ -870,19 +831,18 @@ def from_diffusers(
     require(not clips or reach == 1, "clip_sample_range", reach, allowed)
     shape, learned = model_shape(network, shape)
     classes = count_classes(network)
+    knows_none = type(network).__name__ in ("DiTTransformer2DModel", "NoiseModel")
     if classes and conditions is None:
         conditions = dict(class_labels=torch.arange(classes))
-    if type(network).__name__ == "DiTTransformer2DModel" and empty is None:
-        empty = dict(class_labels=classes)
+        if knows_none and empty is None:
+            empty = dict(class_labels=classes)
     packed = type(network).__name__ == "FluxTransformer2DModel"
     network.eval()
     net = PackedTransformer(network) if packed else KeywordNetwork(network)
     told = None if isinstance(convention, EDMConvention) else convention.told
     edm = isinstance(convention, EDMConvention)
     settings = dict(sigma_data=convention.sigma_data) if edm else {}
-    foreign = ForeignNetwork(
-        net, told or same_time, conditions, empty, learned_variance=learned
-    )
+    foreign = ForeignNetwork(net, told or same_time, conditions, empty, learned_variance=learned)
     wrapped = PREDICTS[convention.predicts](foreign, convention.process, **settings)
     denoiser = ForeignDenoiser(wrapped.eval(), convention.process, shape, clip=clips)
     denoiser.predicts = convention.predicts
@@ -1091,7 +1051,9 @@ def limit_picture(
 
 # %% ../nbs/16_interop.ipynb #grid0001
 KINDS = (*GRIDS, "trailing")
-ENOUGH_NOISE = 80.0  # noise-to-signal ratio at which a Karras grid on a table begins, EDM's sigma_max
+ENOUGH_NOISE = (
+    80.0  # noise-to-signal ratio at which a Karras grid on a table begins, EDM's sigma_max
+)
 
 
 def table_times(
@@ -1244,7 +1206,11 @@ class WalkPlanner:
         if timesteps is not None:
             return convention.time_of(f64(timesteps))
         if isinstance(convention, EDMConvention):
-            return edm_times(process, n, config) if config.kind is None else grid(process, n, config.kind)
+            return (
+                edm_times(process, n, config)
+                if config.kind is None
+                else grid(process, n, config.kind)
+            )
         trailing = config.timestep_spacing == "trailing" and isinstance(process, Table)
         kind = config.kind or ("trailing" if trailing else None)
         if isinstance(process, Table):
@@ -1262,7 +1228,9 @@ class WalkPlanner:
         mu: float | None = None,  # of a flow's dynamic shift
     ):
         "Lay the grid and walk it once, with nothing, to learn what the network will be asked and when."
-        times = check_grid(self.main_times(num_inference_steps, timesteps, sigmas, mu), self.process)
+        times = check_grid(
+            self.main_times(num_inference_steps, timesteps, sigmas, mu), self.process
+        )
         kind = self.config.kind if self.config.kind in GRIDS else "karras"
         self.route = as_route(self.process, times)
         if self.intervals:
@@ -1415,7 +1383,9 @@ class WalkSteps(WalkPlanner):
         walk, convention = self.walk, self.convention
         want = float(convention.told(walk.t))
         near = abs(float(timestep) - want) < convention.tolerance
-        allowed = f"{want:.6g}, the next in `timesteps`; after a walk broken off call set_timesteps again"
+        allowed = (
+            f"{want:.6g}, the next in `timesteps`; after a walk broken off call set_timesteps again"
+        )
         require(near, "timestep", float(timestep), allowed)
         if self.config.seed is None:
             walk.draw = draw
@@ -1461,7 +1431,9 @@ def scheduler_class():
     class SamplerScheduler(WalkSteps, diffusers.SchedulerMixin, diffusers.ConfigMixin):
         "Any of our samplers for k = 1, with Restart or without, as a diffusers scheduler."
 
-        _compatibles = [n for n in TABLE_SCHEDULERS if "Parallel" not in n]  # whose configurations it reads
+        _compatibles = [
+            n for n in TABLE_SCHEDULERS if "Parallel" not in n
+        ]  # whose configurations it reads
 
         @register
         def __init__(
@@ -1482,7 +1454,8 @@ def scheduler_class():
             family: str = "table",  # 'table', 'edm' or 'flow'
             sigma_min: float | None = None,  # edm
             sigma_max: float | None = None,
-            sigma_data: float | None = None,  # None: without EDM's preconditioning, sigma_data = 1 and v
+            sigma_data: float
+            | None = None,  # None: without EDM's preconditioning, sigma_data = 1 and v
             sigma_schedule: str = "karras",
             rho: float = 7.0,
             shift: float = 1.0,  # flow, as in FlowMatchEulerDiscreteScheduler
@@ -1498,7 +1471,8 @@ def scheduler_class():
             time_shift_type: str = "exponential",
             process=None,  # card of a process of ours, instead of a table of betas
             sampler: str = "dpmpp2m",  # as for compsamp_sample
-            kind: str | None = None,  # of the grids: one of `KINDS`; None: what suits the configuration
+            kind: str
+            | None = None,  # of the grids: one of `KINDS`; None: what suits the configuration
             restart=None,  # list of 'LOW,HIGH,POINTS,K', as for compsamp_sample
             seed: int | None = None,  # None: the pipeline's generator
         ):
@@ -1580,9 +1554,68 @@ LAZY_CLASSES = dict(SamplerScheduler=scheduler_class, NoiseModel=model_class)
 def __getattr__(name):
     if name in LAZY_CLASSES:
         return LAZY_CLASSES[name]()
-    if name in ("SchedulerMixin", "ModelMixin"):  # a pipeline that loads ours looks for their bases here
+    if name in (
+        "SchedulerMixin",
+        "ModelMixin",
+    ):  # a pipeline that loads ours looks for their bases here
         return getattr(import_extra("diffusers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+# %% ../nbs/16_interop.ipynb #check001
+def check_network(
+    network: nn.Module,  # net(z, 1000 t, labels), or net(z, 1000 t) without classes
+    shape: tuple,  # of one state, `(k*C, H, W)`
+    classes: int = 0,  # labels 0 .. classes-1; label `classes` means none
+) -> dict:
+    "What is known of a network of one's own before the first step; a ValueError for what would go wrong later."
+    noisy = (nn.Dropout, nn.Dropout2d, nn.modules.batchnorm._BatchNorm)
+    active = [n for n, m in network.named_modules() if m.training and isinstance(m, noisy)]
+    active = [n for n in active if getattr(network.get_submodule(n), "p", 1) > 0]
+    require(not active, "network.training", active[:4], "evaluation mode, by network.eval()")
+    tensors = [*network.parameters(), *network.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    dtype = next((v.dtype for v in tensors if v.is_floating_point()), torch.float32)
+    z = torch.zeros(2, *shape, device=device, dtype=dtype)
+    labels = torch.tensor([0, classes], device=device) if classes else None
+
+    def ask(time):
+        times = torch.full((2,), time, device=device)
+        with torch.no_grad():
+            return network(z, times) if labels is None else network(z, times, labels)
+
+    try:
+        answer = ask(500.5)
+    except IndexError as e:
+        allowed = f"a network with rows for labels 0 to {classes}, the last for none ({e})"
+        raise ValueError(f"classes = {classes!r}: {allowed}") from e
+    except (RuntimeError, TypeError) as e:
+        allowed = "one that takes a float32 time such as 500.5; for a table of whole numbers"
+        raise ValueError(
+            f"network = {type(network).__name__}: {allowed}, wrap(..., integer_time=True) ({str(e)[:120]})"
+        ) from e
+    allowed = f"a tensor of shape {tuple(z.shape)}"
+    right = isinstance(answer, Tensor) and answer.shape == z.shape
+    require(right, "answer", tuple(getattr(answer, "shape", ())), allowed)
+    require(bool(torch.isfinite(answer).all()), "answer", "NaN or infinity", "finite numbers")
+    again = ask(500.5)
+    require(
+        torch.equal(answer, again),
+        "answer",
+        "differs when asked twice",
+        "a function of its input alone",
+    )
+    places = {}
+    for name, value in network.named_parameters(remove_duplicate=False):
+        places.setdefault(value.data_ptr(), []).append(name)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    return dict(
+        parameters=sum(p.numel() for p in network.parameters()),
+        trainable=sum(p.numel() for p in trained),
+        tied=[names for names in places.values() if len(names) > 1],
+        dtype=str(dtype),
+        whole_times=bool(torch.equal(ask(500.0), answer))
+        and not bool(torch.equal(ask(900.0), answer)),
+    )
 
 # %% ../nbs/16_interop.ipynb #fcb53dc0
 def model_config(
