@@ -527,7 +527,7 @@ EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 FOREIGN_SETTINGS = dict(
     snr_shift_scale="a table shifted for video (CogVideoX)",
-    original_inference_steps="a network distilled into a consistency model (LCM, TCD): it has no flow to follow",
+    original_inference_steps="a consistency model (LCM, TCD), which has no flow to follow",
     num_vec_classes="a process on symbols",
     sampling_eps="the VE or VP SDE of score_sde, without a table",
     prior_timesteps="unCLIP",
@@ -542,7 +542,7 @@ def scheduler_family(
     "'table', 'edm' or 'flow'; a ValueError for a scheduler whose networks we cannot speak to, by name and by setting."
     for key, meaning in FOREIGN_SETTINGS.items():
         told = config.get(key) is not None and config.get(key) is not False
-        require(not told, key, config.get(key), f"absent: {meaning} is not supported")
+        require(not told, key, config.get(key), f"absent: it means {meaning}, not supported here")
     if name in (None, "SamplerScheduler"):
         name = guessed_class(config)
     if name in EDM_SCHEDULERS:
