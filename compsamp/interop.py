@@ -9,28 +9,57 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TA
            'table_levels', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
            'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention',
            'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork',
-           'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'scheduler_grid', 'step_down',
-           'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded',
-           'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times',
-           'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class',
-           'model_class', 'check_network', 'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
+           'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network', 'class_conditions',
+           'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory', 'remove_noise', 'route_steps',
+           'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture',
+           'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class',
+           'own_config', 'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
+           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
 #| code-summary: "imports"
-import copy, importlib, importlib.util, json, math
+import copy
+import importlib
+import importlib.util
+import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
+
 from .core import Noise, atomic, f64, mix, place, require, write_json
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, ScalarSDE, discrete_times
-from .networks import PARAMETRISATIONS, Denoiser, PredictEDM, UNet, Wrapped, build, fill
-from .networks import find_process, guided, network_time, process_card, read_tensors
-from .sampling import GRIDS, Sampler, as_route, check_grid, coefficients, finish, grid
-from .sampling import jumps, parse_restart, parse_sampler
+from compsamp.networks import (
+    PARAMETRISATIONS,
+    Denoiser,
+    PredictEDM,
+    UNet,
+    Wrapped,
+    build,
+    fill,
+    find_process,
+    guided,
+    network_time,
+    process_card,
+    read_tensors,
+)
+from compsamp.sampling import (
+    GRIDS,
+    Sampler,
+    as_route,
+    check_grid,
+    coefficients,
+    finish,
+    grid,
+    jumps,
+    parse_restart,
+    parse_sampler,
+)
 from .training import fingerprint
 
 # %% ../nbs/16_interop.ipynb #04885b3b
@@ -69,7 +98,7 @@ class PredictScore(Wrapped):
 
 
 class PredictD(Wrapped):
-    "A denoiser D(x, rho) of x = z/psi with noise rho = sigma/psi added; k = 1 (Karras et al. 2022, Sec. 2)."
+    "A denoiser D(z/psi, rho), rho = sigma/psi; k = 1 (Karras et al. 2022, Sec. 2)."
 
     def parts(self, mu, C):
         "1/sigma, -psi/sigma and 1/psi."
@@ -205,19 +234,18 @@ def count_conditions(
 
 # %% ../nbs/16_interop.ipynb #c7ea1aba
 class ForeignNetwork(nn.Module):
-    "A foreign network as one of ours, `net(z, 1000 t, labels)`: told time in its own way, label j is condition j."
+    "A foreign network as one of ours, `net(z, 1000 t, labels)`: label j is condition j."
 
     on_host = True
 
     def __init__(
         self,
-        net,  # module or function: net(z, its time `(B,)`, **condition); a tensor, or an object with `.sample`
+        net,  # net(z, its time `(B,)`, **condition) answers a tensor, or has it as `.sample`
         time,  # from process time to its time, both `(B,)`
         conditions: dict | None = None,  # name: tensor `(n, ...)`, or a dict of such
-        empty: dict
-        | None = None,  # the same names without n: what it is told where there is no label
+        empty: dict | None = None,  # the same names without n: no label
         name: str | None = None,  # of a function, which has no weights that tell it from others
-        integer_time: bool = False,  # round its time to a whole number (networks that look time up in a table)
+        integer_time: bool = False,  # round its time (a network with a table of times)
         learned_variance: bool = False,  # twice the channels come back: keep the first half
     ):
         super().__init__()
@@ -233,11 +261,9 @@ class ForeignNetwork(nn.Module):
             self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def mark(self) -> list:
-        "What pictures depend on beside the weights: name, clock and conditions; ValueError for a function without a name."
+        "What pictures depend on beside the weights; ValueError for a function without a name."
         named = self.name or any(p.numel() for p in self.parameters())
-        allowed = (
-            "a name for a function, since no weights tell it from others: wrap(f, ..., name='mine')"
-        )
+        allowed = "a name, for a function has no weights that tell it: wrap(f, ..., name='mine')"
         require(named, "name", self.name, allowed)
         bank = map_tensors(lambda v: [list(v.shape), fingerprint(v.double())], self.conditions)
         facts = [self.name, self.time(f64([0.01, 0.1, 0.5, 1.0])).tolist(), self.has_empty, bank]
@@ -278,9 +304,7 @@ class ForeignNetwork(nn.Module):
             answer = answer[0] if isinstance(answer, tuple) else answer.sample
         if self.learned_variance and answer.shape[1] == 2 * z.shape[1]:
             answer = answer.chunk(2, 1)[0]
-        allowed = (
-            f"the shape of the state, {tuple(z.shape)} (a learned variance: learned_variance=True)"
-        )
+        allowed = f"of shape {tuple(z.shape)} (a learned variance: learned_variance=True)"
         require(answer.shape == z.shape, "answer", tuple(answer.shape), allowed)
         return answer.to(z.dtype)
 
@@ -288,9 +312,9 @@ class ForeignNetwork(nn.Module):
 def wrap(
     net,  # what `ForeignNetwork` takes
     process: LinearSDE,  # k = 1
-    predicts: str = "eps",  # eps, x0, v, score, D (Karras's D(x, sigma)), edm, edm_v (the network inside it), flow
+    predicts: str = "eps",  # a key of `PREDICTS`: eps, x0, v, score, D, edm, edm_v, flow
     shape: tuple | None = None,  # of one picture, `(C, H, W)`
-    time=None,  # what it is told instead of process time (sigma for D, log(sigma)/4 for edm): `(B,)` to `(B,)`
+    time=None,  # what it is told at process times: a function, `(B,)` to `(B,)`
     conditions: dict | None = None,  # keyword: tensor `(n, ...)`; label j asks for row j
     empty: dict | None = None,  # keyword: tensor without n
     clip: bool = False,  # clip x0 to [-1, 1]
@@ -324,7 +348,7 @@ def cumulative_beta(
 # %% ../nbs/16_interop.ipynb #ddcd141d
 @dataclass(frozen=True, repr=False)
 class Table(BetaSDE):
-    "A table of noise levels as a process: entry i of N at t = (i+1)/N, log alpha-bar linear between, alpha-bar = 1 at 0."
+    "A table of noise levels as a process: entry i of N at t = (i+1)/N, log alpha-bar linear."
 
     levels: tuple  # alpha-bar of entries 0 .. N-1, N >= 2: falling, inside (0, 1)
 
@@ -334,9 +358,7 @@ class Table(BetaSDE):
         allowed = "a list of at least two numbers"
         require(a.dim() == 1 and len(a) >= 2, "levels", tuple(a.shape), allowed)
         inside = bool(((a > 0) & (a < 1)).all())
-        allowed = (
-            "all inside (0, 1); for a zero at the end (rescale_betas_zero_snr) take table_levels"
-        )
+        allowed = "all in (0, 1); for a zero at the end (rescale_betas_zero_snr), table_levels"
         require(inside, "levels", [a.max().item(), a.min().item()], allowed)
         require(bool((a[1:] < a[:-1]).all()), "levels", a[:4].tolist(), "strictly falling")
 
@@ -350,7 +372,7 @@ class Table(BetaSDE):
         return 1 / len(self.levels)
 
     def cell(self, t: Tensor):
-        "Index of the cell that t lies in (at a node: the one below) and the integral of beta at its two ends."
+        "Index of the cell that t lies in (at a node: below), the integral of beta at its ends."
         n, B = len(self.levels), cumulative_beta(self.levels)
         j = ((n * t - 1e-9).ceil() - 1).clamp(0, n - 1).long()
         return j, B[j], B[j + 1]
@@ -381,7 +403,7 @@ def table_entry(
     n: int,  # entries of the table
     t: Tensor,  # process times in (0, 1]
 ) -> Tensor:
-    "The entry n t - 1 that a network trained on a table is told; within a thousandth of a whole number that number."
+    "The entry n t - 1 that a network trained on a table is told, nearly whole ones rounded."
     return nearly_whole(n * t - 1)
 
 
@@ -399,7 +421,7 @@ ZERO_SNR_FLOOR = 2.0**-24  # what stock schedulers put in place of a last alpha-
 def table_levels(
     alphas_cumprod: Tensor,  # `(N,)`, as a diffusers scheduler holds them
 ) -> tuple:
-    "The levels of a `Table`; where they end at zero (zero terminal SNR), with the floor of stock schedulers."
+    "The levels of a `Table`; a zero at the end gets the floor of stock schedulers."
     levels = f64(alphas_cumprod).clone()
     if float(levels[-1]) < 1e-12 or float(levels[-1]) >= float(levels[-2]):
         behind = torch.arange(len(levels) - 1, -1, -1, dtype=torch.float64)
@@ -416,7 +438,7 @@ def clean_picture(
     t,  # process time, one number
     sigma_data: float = 0.5,  # of EDM's preconditioning
 ) -> Tensor:
-    "x0 from a network's answer, in the answer's own terms: finite where psi = 0 unless it answers eps or the score."
+    "x0 from a network's answer; finite where psi = 0, unless it answers eps or the score."
     mu, C = process.marginal(float(t))
     psi, sigma = float(mu[..., 0]), float(C[..., 0, 0].sqrt())
     if predicts in ("x0", "D"):
@@ -437,7 +459,7 @@ def clean_picture(
 # %% ../nbs/16_interop.ipynb #conv0002
 @dataclass(frozen=True)
 class Convention:
-    "How a family of diffusers schedulers speaks of a network: process, prediction, and the number it is told as time."
+    "How a family of schedulers speaks of a network: process, prediction, told time."
 
     process: LinearSDE
     predicts: str = "eps"  # a key of `PREDICTS`
@@ -454,7 +476,7 @@ class Convention:
         return (torch.as_tensor(told).cpu().double() + 1) / self.entries * self.process.T
 
     def time_of_ratio(self, sigmas) -> Tensor:
-        "The process time of the numbers that schedulers call sigmas: here the noise-to-signal ratio."
+        "The process time of what schedulers call sigmas: here the noise-to-signal ratio."
         top = float(self.process.rho(self.process.T))
         return self.process.time(f64(sigmas).clamp(max=top))
 
@@ -474,7 +496,7 @@ class Convention:
 
 @dataclass(frozen=True)
 class EDMConvention(Convention):
-    "EDM: states x0 + sigma eps, told log(sigma)/4, shown c_in times the state (Karras et al. 2022, Table 1)."
+    "EDM: told log(sigma)/4, shown c_in times the state (Karras et al. 2022, Table 1)."
 
     tolerance: ClassVar[float] = 1e-4
 
@@ -539,7 +561,7 @@ def scheduler_family(
     name: str | None,  # class name, None where it is not known
     config: dict,
 ) -> str:
-    "'table', 'edm' or 'flow'; a ValueError for a scheduler whose networks we cannot speak to, by name and by setting."
+    "'table', 'edm' or 'flow'; a ValueError for any other, by name or by setting."
     for key, meaning in FOREIGN_SETTINGS.items():
         told = config.get(key) is not None and config.get(key) is not False
         require(not told, key, config.get(key), f"absent: it means {meaning}, not supported here")
@@ -577,15 +599,18 @@ def guessed_class(
 def class_of_settings(
     names: frozenset,  # of a scheduler's settings
 ) -> str:
-    "The scheduler of diffusers that has exactly these settings, one we know before others."
+    "The scheduler of diffusers that has exactly these settings."
     diffusers, found = import_extra("diffusers"), []
     for name in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
         cls = getattr(diffusers, name)
         keys = getattr(cls, "_get_init_keys", None)
         if keys and set(keys(cls)) - {"self", "kwargs"} == names:
             found.append(name)
-    known = [n for n in found if n in (*TABLE_SCHEDULERS, *EDM_SCHEDULERS, *FLOW_SCHEDULERS)]
-    return (known + found + [f"unknown, with the settings {sorted(names)[:6]}"])[0]
+    ours = (*TABLE_SCHEDULERS, *EDM_SCHEDULERS, *FLOW_SCHEDULERS)
+    known, foreign = ([n for n in found if (n in ours) == ok] for ok in (True, False))
+    allowed = f"named, for its settings do not tell: add _class_name={known[0]!r}" if known else ""
+    require(not (known and foreign), "scheduler", f"{known[:1]} or {foreign[:1]}", allowed)
+    return (found + [f"unknown, with the settings {sorted(names)[:6]}"])[0]
 
 
 def table_convention(
@@ -597,7 +622,7 @@ def table_convention(
     allowed = f"one of {', '.join(PREDICTION_TYPES)}"
     require(kind in PREDICTION_TYPES, "prediction_type", kind, allowed)
     nothing_left = config.get("rescale_betas_zero_snr") or float(alphas_cumprod[-1]) <= 0
-    allowed = "'v_prediction' or 'sample' on a table that ends with no signal: there the noise tells nothing of the picture"
+    allowed = "'v_prediction' or 'sample', on a table that ends with no signal"
     require(kind != "epsilon" or not nothing_left, "prediction_type", kind, allowed)
     levels = table_levels(alphas_cumprod)
     return Convention(Table(levels), PREDICTION_TYPES[kind], len(levels))
@@ -690,7 +715,7 @@ def find_parts(
     if isinstance(scheduler, (str, Path)):
         scheduler = read_part(Path(scheduler), "scheduler_config.json", "SchedulerMixin")
     model = hasattr(network, "config") and isinstance(network, nn.Module)
-    allowed = "a diffusers model, a folder, or a pipeline with unet or transformer; `wrap` takes any other function"
+    allowed = "a model or folder, or a pipeline with unet or transformer; else take `wrap`"
     require(model, "source", type(network).__name__, allowed, TypeError)
     allowed = "a diffusers scheduler, or a folder with scheduler_config.json"
     known = hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps")
@@ -712,7 +737,7 @@ def parts_of_folder(
 
 # %% ../nbs/16_interop.ipynb #adapt001
 class PackedTransformer(nn.Module):
-    "A transformer that takes latents as a row of 2x2 patches (Flux), seen as one that takes pictures."
+    "A transformer on rows of 2x2 patches (Flux), seen as one that takes latents `(B, C, H, W)`."
 
     def __init__(
         self,
@@ -743,7 +768,7 @@ class PackedTransformer(nn.Module):
 
 
 class KeywordNetwork(nn.Module):
-    "A diffusers model called with its time by name, which is not the second argument of all of them."
+    "A diffusers model called with its time by name: it is not always the second argument."
 
     def __init__(
         self,
@@ -761,13 +786,13 @@ def model_shape(
     network,  # a diffusers model
     shape: tuple | None,  # given by hand
 ) -> tuple:
-    "Shape of one picture, and whether a learned variance comes along; a ValueError where the model is of another kind."
+    "Shape of one picture, and whether a learned variance comes along; else a ValueError."
     config = network.config
     packed = type(network).__name__ == "FluxTransformer2DModel"
     channels = config["in_channels"] // 4 if packed else config["in_channels"]
     out = config["in_channels"] if packed else config.get("out_channels") or config["in_channels"]
     same = out in (config["in_channels"], 2 * config["in_channels"])
-    allowed = f"{channels} or, with a learned variance, {2 * channels}: inpainting inputs are not supported"
+    allowed = "in_channels, or twice as many (a learned variance); no inpainting inputs"
     require(same, "out_channels", out, allowed)
     size = config.get("sample_size")
     if shape is None and size:
@@ -794,7 +819,15 @@ def count_classes(
 class ForeignDenoiser(Denoiser):
     "A `Denoiser` that reads x0 from the network's own answer where it can: finite where psi = 0."
 
-    predicts = "eps"  # a key of `PREDICTS`
+    predicts = "eps"
+
+    def reading(
+        self,
+        predicts: str,  # a key of `PREDICTS`
+    ):
+        "The same, told what its network answers."
+        self.predicts = predicts
+        return self
 
     def x0(self, z, t):
         "x0 at one time; one evaluation."
@@ -811,17 +844,55 @@ class ForeignDenoiser(Denoiser):
 
 def from_diffusers(
     source,  # a UNet or transformer of diffusers, a pipeline, or a folder with either
-    scheduler=None,  # that it was trained with, or its folder; None: the pipeline's, or the one in the folder
-    conditions: dict
-    | None = None,  # keyword arguments, a row per condition: dict(encoder_hidden_states=(n, L, D))
-    empty: dict
-    | None = None,  # the same without n: the empty prompt, or dict(class_labels=number of no class)
+    scheduler=None,  # of its training, or its folder; None: the pipeline's or the folder's
+    conditions: dict | None = None,  # keyword: tensor `(n, ...)`, as encoder_hidden_states
+    empty: dict | None = None,  # the same without n: the empty prompt, no class
     shape: tuple | None = None,  # of one picture or latent; None: what the config says
     clip: bool | None = None,  # clip x0; None: what the scheduler's config says
 ) -> Denoiser:
     "A diffusers model as our `Denoiser`, on the process that its scheduler describes."
     network, scheduler = find_parts(source, scheduler)
-    convention, config = scheduler_convention(scheduler), scheduler.config
+    convention = scheduler_convention(scheduler)
+    clips = read_clipping(scheduler.config, clip)
+    shape, learned = model_shape(network, shape)
+    conditions, empty = class_conditions(network, conditions, empty)
+    predicts, process = convention.predicts, convention.process
+    foreign = called_network(network, convention, conditions, empty, learned)
+    edm = isinstance(convention, EDMConvention)
+    settings = dict(sigma_data=convention.sigma_data) if edm else {}
+    wrapped = PREDICTS[predicts](foreign, process, **settings).eval()
+    return ForeignDenoiser(wrapped, process, shape, clip=clips).reading(predicts)
+
+
+def called_network(network, convention, conditions, empty, learned_variance) -> ForeignNetwork:
+    "A diffusers model, called by name and told the time of its convention."
+    packed = type(network).__name__ == "FluxTransformer2DModel"
+    net = (PackedTransformer if packed else KeywordNetwork)(network.eval())
+    edm = isinstance(convention, EDMConvention)  # whose parametrisation tells the time itself
+    told = same_time if edm else convention.told
+    return ForeignNetwork(net, told, conditions, empty, learned_variance=learned_variance)
+
+
+def class_conditions(
+    network,  # a diffusers model
+    conditions: dict | None,
+    empty: dict | None,
+):
+    "Conditions and the empty one; the classes of a network that has some, if none are given."
+    classes = count_classes(network)
+    if not classes or conditions is not None:
+        return conditions, empty
+    knows_none = type(network).__name__ in ("DiTTransformer2DModel", "NoiseModel")
+    if knows_none and empty is None:
+        empty = dict(class_labels=classes)
+    return dict(class_labels=torch.arange(classes)), empty
+
+
+def read_clipping(
+    config: dict,  # of a scheduler
+    clip: bool | None,  # what was asked for
+) -> bool:
+    "Whether x0 is to be clipped; a ValueError for what `Denoiser` does not offer."
     refused = config.get("thresholding")
     allowed = "False: dynamic thresholding is offered by SamplerScheduler only"
     require(not refused, "thresholding", refused, allowed)
@@ -829,24 +900,7 @@ def from_diffusers(
     reach = config.get("clip_sample_range", 1.0)
     allowed = "1: pictures lie in [-1, 1]"
     require(not clips or reach == 1, "clip_sample_range", reach, allowed)
-    shape, learned = model_shape(network, shape)
-    classes = count_classes(network)
-    knows_none = type(network).__name__ in ("DiTTransformer2DModel", "NoiseModel")
-    if classes and conditions is None:
-        conditions = dict(class_labels=torch.arange(classes))
-        if knows_none and empty is None:
-            empty = dict(class_labels=classes)
-    packed = type(network).__name__ == "FluxTransformer2DModel"
-    network.eval()
-    net = PackedTransformer(network) if packed else KeywordNetwork(network)
-    told = None if isinstance(convention, EDMConvention) else convention.told
-    edm = isinstance(convention, EDMConvention)
-    settings = dict(sigma_data=convention.sigma_data) if edm else {}
-    foreign = ForeignNetwork(net, told or same_time, conditions, empty, learned_variance=learned)
-    wrapped = PREDICTS[convention.predicts](foreign, convention.process, **settings)
-    denoiser = ForeignDenoiser(wrapped.eval(), convention.process, shape, clip=clips)
-    denoiser.predicts = convention.predicts
-    return denoiser
+    return clips
 
 # %% ../nbs/16_interop.ipynb #218492be
 def scheduler_grid(
@@ -854,12 +908,15 @@ def scheduler_grid(
     n: int,  # num_inference_steps
     **settings,  # of its set_timesteps: mu, sigmas
 ):
-    "The falling times a scheduler would walk, and whether the last evaluation removes all noise (`denoise` of `states`)."
+    "The falling times a scheduler would walk, and whether it ends without noise (`denoise`)."
     convention, s = scheduler_convention(scheduler), copy.deepcopy(scheduler)
     s.set_timesteps(n, **settings)
     asked = s.timesteps.tolist()
     once = (getattr(s, "order", 1) or 1) == 1 and len(set(asked)) == len(asked)
-    allowed = "one that asks the network once per step: this one asks twice in some, so its timesteps are no grid; instead take grid(process, n) and 'heun' or 'pndm' of ours"
+    allowed = (
+        "one that asks the network once per step: this one asks twice in some, so its timesteps"
+        " are no grid; instead take grid(process, n) and 'heun' or 'pndm' of ours"
+    )
     require(once, "scheduler", type(s).__name__, allowed)
     if hasattr(s, "sigmas"):
         sigmas = f64(s.sigmas)
@@ -900,7 +957,7 @@ def route_steps(
     route,  # `Route`, checked
     z: Tensor,  # a state: its dtype and device
 ) -> list:
-    "What the driver does along a route: (function of (denoiser, z, draw, memory), main index or None, time before it)."
+    "What the driver does: (function of (denoiser, z, draw, memory), main index or None, start)."
     inside = route.inside or sampler
     main = falling_steps(sampler, process, route.main, z)
     main = [(step, i, t) for i, (step, t) in enumerate(main)]
@@ -931,7 +988,7 @@ class EvaluationNeeded(Exception):
 
 
 class ResumableWalk(NoisePredictor):
-    "A walk that stops at every evaluation: hand x0 at (`z`, `t`) to `answer`, until `t` is None; then `z` is the picture."
+    "A walk that stops at every evaluation: `answer` x0 at (`z`, `t`) until `t` is None."
 
     def __init__(
         self,
@@ -1039,9 +1096,9 @@ def widened(
 
 def limit_picture(
     x: Tensor,  # x0 `(B, ...)`
-    config: dict,  # of a scheduler: clip_sample, clip_sample_range, thresholding and its two numbers
+    config: dict,  # of a scheduler: clip_sample and its range, thresholding and its numbers
 ) -> Tensor:
-    "x0 clipped as a scheduler's configuration says, or dynamically thresholded (Saharia et al. 2022, Sec. 2.3)."
+    "x0 clipped as configured, or dynamically thresholded (Saharia et al. 2022, Sec. 2.3)."
     if config["thresholding"]:
         size = torch.quantile(x.flatten(1).abs(), config["dynamic_thresholding_ratio"], dim=1)
         size = size.clamp(1, config["sample_max_value"]).view(-1, *[1] * (x.dim() - 1))
@@ -1051,9 +1108,7 @@ def limit_picture(
 
 # %% ../nbs/16_interop.ipynb #grid0001
 KINDS = (*GRIDS, "trailing")
-ENOUGH_NOISE = (
-    80.0  # noise-to-signal ratio at which a Karras grid on a table begins, EDM's sigma_max
-)
+ENOUGH_NOISE = 80.0  # ratio at which a Karras grid on a table begins, EDM's sigma_max
 
 
 def table_times(
@@ -1100,7 +1155,7 @@ def flow_times(
     config: dict,
     **settings,  # sigmas, timesteps, mu: of the stock scheduler's set_timesteps
 ) -> Tensor:
-    "The times at which the stock flow scheduler of the same settings would ask, its shift included."
+    "The times at which the stock flow scheduler would ask, its shift included."
     given = {k: v for k, v in settings.items() if v is not None}
     require(n is None or isinstance(n, int) and n >= 1, "n", n, "a whole number, at least 1")
     cls = import_extra("diffusers").FlowMatchEulerDiscreteScheduler
@@ -1122,7 +1177,7 @@ class PlannedEvaluation:
 
 
 class WalkPlanner:
-    "What `SamplerScheduler` does by itself before the first step; configuration and files it has from diffusers."
+    "What `SamplerScheduler` does before the first step."
 
     def begin(self):
         "Make convention, sampler and restarts of the configuration, or say what is wrong with it."
@@ -1181,7 +1236,7 @@ class WalkPlanner:
     def forget_walk(self, n: int | None = None):
         "Forget the walk in progress."
         self.num_inference_steps, self.walk, self._begin_index = n, None, None
-        self.input_scaled, self.handed_out, self.carried = False, None, None
+        self.input_scaled, self.handed_out = False, None
 
     def __len__(self):
         return self.convention.entries
@@ -1206,11 +1261,8 @@ class WalkPlanner:
         if timesteps is not None:
             return convention.time_of(f64(timesteps))
         if isinstance(convention, EDMConvention):
-            return (
-                edm_times(process, n, config)
-                if config.kind is None
-                else grid(process, n, config.kind)
-            )
+            own = config.kind is None
+            return edm_times(process, n, config) if own else grid(process, n, config.kind)
         trailing = config.timestep_spacing == "trailing" and isinstance(process, Table)
         kind = config.kind or ("trailing" if trailing else None)
         if isinstance(process, Table):
@@ -1227,10 +1279,9 @@ class WalkPlanner:
         sigmas=None,  # instead: noise levels, falling, with a 0 at the end or without
         mu: float | None = None,  # of a flow's dynamic shift
     ):
-        "Lay the grid and walk it once, with nothing, to learn what the network will be asked and when."
-        times = check_grid(
-            self.main_times(num_inference_steps, timesteps, sigmas, mu), self.process
-        )
+        "Lay the grid and walk it once, with nothing, to learn what will be asked and when."
+        times = self.main_times(num_inference_steps, timesteps, sigmas, mu)
+        times = check_grid(times, self.process)
         kind = self.config.kind if self.config.kind in GRIDS else "karras"
         self.route = as_route(self.process, times)
         if self.intervals:
@@ -1262,7 +1313,7 @@ class WalkSteps(WalkPlanner):
 
     @property
     def step_index(self) -> int | None:
-        "How many evaluations have been answered, counted from the first of `timesteps`; None before the first."
+        "The entry of `timesteps` to be answered next; None before the first step."
         return None if self.walk is None else self.walk.begun + self.walk.nfe
 
     def set_begin_index(self, begin_index: int = 0):
@@ -1296,11 +1347,14 @@ class WalkSteps(WalkPlanner):
         return psi * noise - sigma * sample
 
     def check_strength(self, i: int):
-        "An error unless entry i is where the main grid is after i/order steps: Restart's evaluations must not shift it."
+        "An error unless entry i is the main grid's point i/order, not shifted by Restart."
         entry, reach = self.plan[i], max(e.level for e in self.plan[i:])
         on_main = entry.point is not None and entry.point * self.order == i
         right = on_main and reach <= entry.level
-        allowed = "an entry above all Restart intervals: begin at more noise (a larger strength), or leave out the intervals that lie above it"
+        allowed = (
+            "an entry above all Restart intervals: begin at more noise (a larger strength),"
+            " or leave out the intervals that lie above it"
+        )
         require(right, "begin_index", i, allowed)
 
     def find_entry(self, timestep) -> int:
@@ -1322,7 +1376,10 @@ class WalkSteps(WalkPlanner):
         levels = [e.level for e in self.plan]
         after = max(levels[i:])
         apart = all(e.level > after for e in self.plan[:i] if e.begins)
-        allowed = "one that no Restart interval lies across: what came before must be noisier than what comes after"
+        allowed = (
+            "one that no Restart interval lies across:"
+            " what came before must be noisier than what comes after"
+        )
         require(apart, "begin_index", i, allowed)
         seed, draws = self.config.seed, draw
         if seed is not None:
@@ -1339,7 +1396,7 @@ class WalkSteps(WalkPlanner):
         return walk
 
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
-        "What the network is to be shown for `sample`: inside a step its question; a batch doubled for guidance stays doubled."
+        "What the network is to be shown for `sample`, also doubled for guidance."
         if self.num_inference_steps is None:
             return sample
         self.input_scaled = True
@@ -1347,12 +1404,11 @@ class WalkSteps(WalkPlanner):
             i = self.begin_index
             i = self.find_entry(timestep) if i is None else i
             z, t = widened(sample), self.plan[i].t
+        elif self.walk.at_step_start:
+            z, t = widened(sample), self.walk.t
         else:
-            walk = self.walk
-            z, t = widened(sample), walk.t
-            if not walk.at_step_start:
-                copies = len(sample) // len(walk.z)
-                z = walk.z.repeat(copies, *[1] * (sample.dim() - 1))
+            copies = len(sample) // len(self.walk.z)
+            z, t = self.walk.z.repeat(copies, *[1] * (sample.dim() - 1)), self.walk.t
         return self.convention.model_input(z, t).to(sample)
 
     def changed(self, sample: Tensor) -> bool:
@@ -1372,29 +1428,18 @@ class WalkSteps(WalkPlanner):
         generator=None,  # torch generator, or one per sample
         return_dict: bool = True,
     ):
-        "One network answer in, the next sample out; at last the picture. Also the picture expected so far."
+        "One network answer in; out come the next sample, at last the picture, and x0."
         self.check_step(eta, use_clipped_model_output)
         draw = TorchNoise(generator, sample)
-        if self.walk is None or self.walk.t is None:
-            i = self.begin_index
-            self.walk = self.open_walk(self.find_entry(timestep) if i is None else i, sample, draw)
-        elif self.walk.at_step_start and self.changed(sample):
-            self.walk.replace(widened(sample))
-        walk, convention = self.walk, self.convention
-        want = float(convention.told(walk.t))
-        near = abs(float(timestep) - want) < convention.tolerance
-        allowed = (
-            f"{want:.6g}, the next in `timesteps`; after a walk broken off call set_timesteps again"
-        )
-        require(near, "timestep", float(timestep), allowed)
-        if self.config.seed is None:
-            walk.draw = draw
+        walk = self.walk_at(timestep, sample, draw)
         if model_output.shape[1] == 2 * sample.shape[1]:
             model_output = model_output.chunk(2, 1)[0]
         allowed = f"the shape of the sample, {tuple(sample.shape)}"
         fits = model_output.shape == sample.shape
         require(fits, "model_output", tuple(model_output.shape), allowed)
-        x = convention.clean(widened(model_output), walk.z, walk.t)
+        if self.config.seed is None:
+            walk.draw = draw
+        x = self.convention.clean(widened(model_output), walk.z, walk.t)
         x = limit_picture(x, self.config)
         z = walk.answer(x)
         if self.config.seed is None:
@@ -1402,11 +1447,23 @@ class WalkSteps(WalkPlanner):
         inside = walk.t is not None and not walk.at_step_start
         following = sample if inside and self.input_scaled else z.to(sample)
         self.handed_out = None if following.is_inference() else (following, following._version)
-        x = x.to(sample)
         if not return_dict:
-            return following, x
+            return following, x.to(sample)
         output = import_extra("diffusers.schedulers.scheduling_ddim").DDIMSchedulerOutput
-        return output(prev_sample=following, pred_original_sample=x)
+        return output(prev_sample=following, pred_original_sample=x.to(sample))
+
+    def walk_at(self, timestep, sample: Tensor, draw) -> ResumableWalk:
+        "The walk in progress, or a new one; an error if it does not stand at this timestep."
+        if self.walk is None or self.walk.t is None:
+            i = self.begin_index
+            self.walk = self.open_walk(self.find_entry(timestep) if i is None else i, sample, draw)
+        elif self.walk.at_step_start and self.changed(sample):
+            self.walk.replace(widened(sample))
+        want = float(self.convention.told(self.walk.t))
+        near = abs(float(timestep) - want) < self.convention.tolerance
+        allowed = f"{want:.6g}, the next of `timesteps`; to begin anew call set_timesteps again"
+        require(near, "timestep", float(timestep), allowed)
+        return self.walk
 
     def check_step(self, eta, use_clipped_model_output):
         "An error for a step that cannot be taken as it is asked for."
@@ -1431,9 +1488,7 @@ def scheduler_class():
     class SamplerScheduler(WalkSteps, diffusers.SchedulerMixin, diffusers.ConfigMixin):
         "Any of our samplers for k = 1, with Restart or without, as a diffusers scheduler."
 
-        _compatibles = [
-            n for n in TABLE_SCHEDULERS if "Parallel" not in n
-        ]  # whose configurations it reads
+        _compatibles = [n for n in TABLE_SCHEDULERS if "Parallel" not in n]
 
         @register
         def __init__(
@@ -1450,12 +1505,11 @@ def scheduler_class():
             dynamic_thresholding_ratio: float = 0.995,
             sample_max_value: float = 1.0,
             rescale_betas_zero_snr: bool = False,
-            timestep_spacing: str = "leading",  # only 'trailing' matters: a grid of whole entries from the last on
+            timestep_spacing: str = "leading",  # 'trailing': whole entries from the last on
             family: str = "table",  # 'table', 'edm' or 'flow'
             sigma_min: float | None = None,  # edm
             sigma_max: float | None = None,
-            sigma_data: float
-            | None = None,  # None: without EDM's preconditioning, sigma_data = 1 and v
+            sigma_data: float | None = None,  # None: 1, and v (continuous Euler)
             sigma_schedule: str = "karras",
             rho: float = 7.0,
             shift: float = 1.0,  # flow, as in FlowMatchEulerDiscreteScheduler
@@ -1471,8 +1525,7 @@ def scheduler_class():
             time_shift_type: str = "exponential",
             process=None,  # card of a process of ours, instead of a table of betas
             sampler: str = "dpmpp2m",  # as for compsamp_sample
-            kind: str
-            | None = None,  # of the grids: one of `KINDS`; None: what suits the configuration
+            kind: str | None = None,  # of the grids, one of `KINDS`; None: what suits
             restart=None,  # list of 'LOW,HIGH,POINTS,K', as for compsamp_sample
             seed: int | None = None,  # None: the pipeline's generator
         ):
@@ -1480,7 +1533,7 @@ def scheduler_class():
 
         @classmethod
         def from_config(cls, config=None, return_unused_kwargs=False, **kwargs):
-            "As diffusers has it, from the configuration of any scheduler we can stand in for; others are refused by name."
+            "From the configuration of any scheduler we can stand in for; others are refused."
             allowed = "a configuration: for a folder there is from_pretrained"
             require(isinstance(config, dict), "config", config, allowed, TypeError)
             return super().from_config(own_config(config), return_unused_kwargs, **kwargs)
@@ -1491,7 +1544,7 @@ def scheduler_class():
 def own_config(
     config: dict,  # of any scheduler
 ) -> dict:
-    "The same as settings of `SamplerScheduler`; what was a default there is kept, for ours may differ."
+    "The same as settings of `SamplerScheduler`; defaults are kept, for ours may differ."
     name = config.get("_class_name")
     name = name[-1] if isinstance(name, (list, tuple)) else name
     kept = {k: v for k, v in config.items() if k != "_use_default_values"}
@@ -1554,10 +1607,7 @@ LAZY_CLASSES = dict(SamplerScheduler=scheduler_class, NoiseModel=model_class)
 def __getattr__(name):
     if name in LAZY_CLASSES:
         return LAZY_CLASSES[name]()
-    if name in (
-        "SchedulerMixin",
-        "ModelMixin",
-    ):  # a pipeline that loads ours looks for their bases here
+    if name in ("SchedulerMixin", "ModelMixin"):  # for pipelines that load ours
         return getattr(import_extra("diffusers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -1567,55 +1617,64 @@ def check_network(
     shape: tuple,  # of one state, `(k*C, H, W)`
     classes: int = 0,  # labels 0 .. classes-1; label `classes` means none
 ) -> dict:
-    "What is known of a network of one's own before the first step; a ValueError for what would go wrong later."
-    noisy = (nn.Dropout, nn.Dropout2d, nn.modules.batchnorm._BatchNorm)
-    active = [n for n, m in network.named_modules() if m.training and isinstance(m, noisy)]
-    active = [n for n in active if getattr(network.get_submodule(n), "p", 1) > 0]
-    require(not active, "network.training", active[:4], "evaluation mode, by network.eval()")
+    "Facts of a network before the first step; a ValueError for what would go wrong later."
+    require_still(network)
     tensors = [*network.parameters(), *network.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((v.dtype for v in tensors if v.is_floating_point()), torch.float32)
     z = torch.zeros(2, *shape, device=device, dtype=dtype)
     labels = torch.tensor([0, classes], device=device) if classes else None
+    ask = partial(ask_at, network, z, labels, classes)
+    answer = ask(500.5)
+    right = isinstance(answer, Tensor) and answer.shape == z.shape
+    allowed = f"a tensor of shape {tuple(z.shape)}"
+    require(right, "answer", tuple(getattr(answer, "shape", ())), allowed)
+    finite = bool(torch.isfinite(answer).all())
+    require(finite, "answer", "NaN or infinity", "finite numbers")
+    same = torch.equal(answer, ask(500.5))
+    require(same, "answer", "differs when asked twice", "a function of its input alone")
+    rounds = torch.equal(ask(500.0), answer) and not torch.equal(ask(900.0), answer)
+    return dict(
+        parameters=sum(p.numel() for p in network.parameters()),
+        trainable=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        tied=tied_parameters(network),
+        dtype=str(dtype),
+        whole_times=rounds,
+    )
 
-    def ask(time):
-        times = torch.full((2,), time, device=device)
+
+def require_still(network: nn.Module):
+    "An error if the network has active dropout or batch norm."
+    noisy = (nn.Dropout, nn.Dropout2d, nn.modules.batchnorm._BatchNorm)
+    active = [
+        name
+        for name, module in network.named_modules()
+        if module.training and isinstance(module, noisy) and getattr(module, "p", 1) > 0
+    ]
+    require(not active, "network.training", active[:4], "evaluation mode, by network.eval()")
+
+
+def tied_parameters(network: nn.Module) -> list:
+    "Names of parameters that share their numbers, group by group."
+    places = {}
+    for name, value in network.named_parameters(remove_duplicate=False):
+        places.setdefault(value.data_ptr(), []).append(name)
+    return [names for names in places.values() if len(names) > 1]
+
+
+def ask_at(network, z, labels, classes, time):
+    "The network's answer at one time; a ValueError that says why it has none."
+    times = torch.full((len(z),), time, device=z.device)
+    try:
         with torch.no_grad():
             return network(z, times) if labels is None else network(z, times, labels)
-
-    try:
-        answer = ask(500.5)
     except IndexError as e:
         allowed = f"a network with rows for labels 0 to {classes}, the last for none ({e})"
         raise ValueError(f"classes = {classes!r}: {allowed}") from e
     except (RuntimeError, TypeError) as e:
-        allowed = "one that takes a float32 time such as 500.5; for a table of whole numbers"
-        raise ValueError(
-            f"network = {type(network).__name__}: {allowed}, wrap(..., integer_time=True) ({str(e)[:120]})"
-        ) from e
-    allowed = f"a tensor of shape {tuple(z.shape)}"
-    right = isinstance(answer, Tensor) and answer.shape == z.shape
-    require(right, "answer", tuple(getattr(answer, "shape", ())), allowed)
-    require(bool(torch.isfinite(answer).all()), "answer", "NaN or infinity", "finite numbers")
-    again = ask(500.5)
-    require(
-        torch.equal(answer, again),
-        "answer",
-        "differs when asked twice",
-        "a function of its input alone",
-    )
-    places = {}
-    for name, value in network.named_parameters(remove_duplicate=False):
-        places.setdefault(value.data_ptr(), []).append(name)
-    trained = [p for p in network.parameters() if p.requires_grad]
-    return dict(
-        parameters=sum(p.numel() for p in network.parameters()),
-        trainable=sum(p.numel() for p in trained),
-        tied=[names for names in places.values() if len(names) > 1],
-        dtype=str(dtype),
-        whole_times=bool(torch.equal(ask(500.0), answer))
-        and not bool(torch.equal(ask(900.0), answer)),
-    )
+        allowed = f"one that takes a float32 time such as {time}; for a table of whole numbers"
+        remedy = f"wrap(..., integer_time=True) ({str(e)[:120]})"
+        raise ValueError(f"network = {type(network).__name__}: {allowed}, {remedy}") from e
 
 # %% ../nbs/16_interop.ipynb #fcb53dc0
 def model_config(
@@ -1658,7 +1717,7 @@ def export_pretrained(
     folder: str | Path,
     denoiser: Denoiser,  # around one of our `UNet`s
 ):
-    "Write one of our networks in the layout of `save_pretrained`, weights first, each file atomically; without diffusers."
+    "Write one of our networks as `save_pretrained` would, each file atomically."
     from safetensors.torch import save_file
 
     config = model_config(denoiser)
@@ -1671,7 +1730,7 @@ def export_pretrained(
 def import_pretrained(
     folder: str | Path,
 ) -> Denoiser:
-    "Read what `export_pretrained`, or a `NoiseModel`'s own `save_pretrained`, has written; without diffusers."
+    "Read what `export_pretrained` or a `NoiseModel`'s `save_pretrained` has written."
     config = read_config(Path(folder) / "config.json")
     name = config.get("_class_name")
     allowed = "'NoiseModel'; for models of diffusers there is from_diffusers"

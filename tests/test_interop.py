@@ -1,4 +1,4 @@
-"Doors to other people's models: time and prediction conventions, conditions, grids, checkpoints, and what is refused."
+"Other people's models as ours: time, prediction, conditions, grids, files, and what is refused."
 
 import copy
 import json
@@ -42,9 +42,7 @@ TABLES = dict(
 
 
 def last(steps):
-    for z in steps:
-        pass
-    return z
+    return list(steps)[-1]
 
 
 # ---- without diffusers
@@ -67,9 +65,14 @@ def test_works_without_diffusers(tmp_path):
     out = fresh(
         """
 import torch, compsamp, compsamp.interop as I
-d = compsamp.load('fashion-vp'); I.export_pretrained('f', d); e = I.import_pretrained('f'); z = torch.randn(1, 1, 28, 28)
-assert torch.equal(e.eps(z, .5), d.eps(z, .5)); I.wrap(lambda x, s: x / (1 + s[:, None, None, None] ** 2), I.EDM(), 'D').eps(z, 1.)
-for f in (I.scheduler_class, I.model_class, lambda: I.SamplerScheduler, lambda: I.from_diffusers('f')):
+d = compsamp.load('fashion-vp')
+I.export_pretrained('f', d)
+e = I.import_pretrained('f')
+z = torch.randn(1, 1, 28, 28)
+assert torch.equal(e.eps(z, .5), d.eps(z, .5))
+I.wrap(lambda x, s: x / (1 + s[:, None, None, None] ** 2), I.EDM(), 'D').eps(z, 1.)
+lazy = [lambda: I.SamplerScheduler, lambda: I.from_diffusers('f')]
+for f in (I.scheduler_class, I.model_class, *lazy):
     try: f(); print('no error')
     except ImportError as e: print(e)
 try: I.Nonsense
@@ -79,7 +82,10 @@ except AttributeError as e: print(e)""",
     lines = out.stdout.splitlines()
     assert (
         len(lines) == 5
-        and all("'diffusers'" in l and "pip install 'compsamp[interop]'" in l for l in lines[:4])
+        and all(
+            "'diffusers'" in line and "pip install 'compsamp[interop]'" in line
+            for line in lines[:4]
+        )
         and "Nonsense" in lines[4]
     ), out.stdout + out.stderr
 
@@ -192,7 +198,9 @@ def test_every_kind_of_function(process, kind):
     exact = ring().denoiser(process)
     f = said(exact, kind, process)
     if kind == "D":
-        g = lambda x, s: f(x, process.time(s.double()))
+
+        def g(x, s):
+            return f(x, process.time(s.double()))
     else:
         g = f
     d = wrap(g, process, kind, shape=(2,))
@@ -216,10 +224,12 @@ def test_time_of_ones_own():
 
 
 def test_edm_network():
-    net = lambda x, c: torch.tanh(x * c[:, None, None, None])
+    def net(x, c):
+        return torch.tanh(x * c[:, None, None, None])
+
     a, b = (
         wrap(net, EDM(), "edm", sigma_data=0.7),
-        Denoiser(PredictEDM(lambda z, t, l: net(z, t / 1000), EDM(), 0.7), EDM()),
+        Denoiser(PredictEDM(lambda z, t, labels: net(z, t / 1000), EDM(), 0.7), EDM()),
     )
     z = torch.randn(2, 1, 4, 4)
     assert torch.allclose(a.eps(z, 1.3), b.eps(z, 1.3), atol=1e-6)
@@ -242,8 +252,11 @@ class Half(torch.nn.Module):
 
 
 def test_karras_by_hand():
-    "Algorithm 1 of Karras et al. in a few lines, on D(x, sigma), against our Heun in the same variable."
-    D = lambda x, s: x / (1 + s.view(-1, 1) ** 2) + 0.1 * torch.tanh(x * s.view(-1, 1))
+    "Algorithm 1 of Karras et al. by hand, on D(x, sigma), against our Heun in the same variable."
+
+    def D(x, s):
+        return x / (1 + s.view(-1, 1) ** 2) + 0.1 * torch.tanh(x * s.view(-1, 1))
+
     d = wrap(D, EDM(), "D", shape=(2,))
     times = grid(EDM(), 8, "karras")
     x = 80 * torch.randn(3, 2).double()
@@ -270,7 +283,10 @@ def test_conditions_follow_their_samples():
     )
     d = wrap(conditional, VP(), conditions=bank, empty=empty, shape=(2,))
     z = torch.ones(3, 2)
-    f = lambda j: torch.tensor([2.0 * j + (j + 1) * 0.5] * 2)
+
+    def f(j):
+        return torch.tensor([2.0 * j + (j + 1) * 0.5] * 2)
+
     assert torch.allclose(
         d.bind(labels=[2, 0, 1]).eps(z, 0.5), torch.stack([f(2), f(0), f(1)])
     ) and bool((d.eps(z, 0.5) == 0).all())
@@ -400,9 +416,10 @@ def unet(diffusers):
 
 
 START = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-close = lambda a, b: (
-    float((a - b).detach().abs().max()) < 1e-5 * max(1.0, float(b.detach().abs().max()))
-)
+
+
+def close(a, b):
+    return float((a - b).detach().abs().max()) < 1e-5 * max(1.0, float(b.detach().abs().max()))
 
 
 @pytest.mark.parametrize("means", ["epsilon", "sample", "v_prediction"])
@@ -439,16 +456,21 @@ def test_ddim(diffusers, unet, spacing, end, means):
 
 
 def test_ddim_linspace_stride(diffusers, unet):
-    "With linspace the library steps by N // n, past or short of the next entry it will name; a step of ours to the same place agrees."
+    "With linspace the library steps by N // n, to another entry than it names next."
     s = diffusers.DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
     s.set_timesteps(10)
     t, after = int(s.timesteps[0]), int(s.timesteps[1])
     assert t - 1000 // 10 != after
     d = from_diffusers(unet, s)
     x = s.step(unet(START, t).sample, t, START).prev_sample
-    go = lambda to: last(
-        states(parse_sampler("ddim"), d, [(t + 1) / 1000, (to + 1) / 1000], START, denoise=False)
-    )
+
+    def go(to):
+        return last(
+            states(
+                parse_sampler("ddim"), d, [(t + 1) / 1000, (to + 1) / 1000], START, denoise=False
+            )
+        )
+
     assert close(go(t - 100), x) and not close(go(after), x)
 
 
@@ -459,7 +481,10 @@ def test_ddim_eta_and_clip(diffusers, unet, eta):
     d = from_diffusers(unet, s)
     assert d.clip and not from_diffusers(unet, s, clip=False).clip
     w = torch.randn_like(START)
-    draw = lambda: w
+
+    def draw():
+        return w
+
     t = 499
     x = s.step(
         unet(START, t).sample, t, START, eta=eta, variance_noise=w, use_clipped_model_output=True
@@ -475,7 +500,10 @@ def test_ddpm(diffusers, unet, size):
     s.set_timesteps(10)
     d = from_diffusers(unet, s)
     t = 400
-    g = lambda: torch.Generator().manual_seed(7)
+
+    def g():
+        return torch.Generator().manual_seed(7)
+
     x = s.step(unet(START, t).sample, t, START, generator=g()).prev_sample
     w = torch.randn(START.shape, generator=g())
     assert close(
@@ -580,18 +608,19 @@ def prompted(diffusers):
     )
 
 
-STABLE = lambda diffusers: diffusers.DDIMScheduler(
-    clip_sample=False,
-    set_alpha_to_one=False,
-    steps_offset=1,
-    beta_schedule="scaled_linear",
-    beta_start=0.00085,
-    beta_end=0.012,
-)
+def STABLE(diffusers):
+    return diffusers.DDIMScheduler(
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+    )
 
 
 def test_guidance(diffusers):
-    "A tiny Stable Diffusion: two prompts and the empty one, guidance 5, against the library's own loop."
+    "Two prompts and the empty one, guidance 5, against the library's own loop."
     net = prompted(diffusers)
     prompts, none = torch.randn(2, 5, 6), torch.randn(5, 6)
     s = STABLE(diffusers)
@@ -836,7 +865,10 @@ def test_a_flow_transformer(diffusers):
     d = from_diffusers(net, s, given, none)
     assert d.shape == (4, 8, 8) and isinstance(d.process, Flow)
     times, denoise = scheduler_grid(s, 7)
-    ask = lambda x, t: net(x, timestep=t.expand(2), return_dict=False, **given)[0]
+
+    def ask(x, t):
+        return net(x, timestep=t.expand(2), return_dict=False, **given)[0]
+
     want = euler(copy.deepcopy(s), ask, WIDE, 7)
     d = d.bind(labels=[0, 1])
     got = last(states(parse_sampler("ddim"), d, times, WIDE.double(), denoise=denoise))
@@ -863,8 +895,9 @@ def test_a_packed_transformer(diffusers):
     d = from_diffusers(net, s, given, shape=(4, 8, 8)).bind(labels=[0, 0])
     ids = torch.tensor([[0, i, j] for i in range(4) for j in range(4)]).float()
     pack = diffusers.FluxPipeline._pack_latents
-    ask = lambda x, t: (
-        net(
+
+    def ask(x, t):
+        return net(
             hidden_states=x,
             timestep=(t / 1000).expand(2),
             guidance=torch.tensor([3.5, 3.5]),
@@ -873,7 +906,7 @@ def test_a_packed_transformer(diffusers):
             img_ids=ids,
             txt_ids=torch.zeros(5, 3),
         ).sample
-    )
+
     stock = copy.deepcopy(s)
     stock.set_timesteps(5, mu=0.6)
     x = pack(WIDE, 2, 4, 8, 8)

@@ -1,4 +1,4 @@
-"Our samplers inside stock pipelines of diffusers, each with a few thousand random weights: DDPM to Flux."
+"Our samplers inside stock pipelines of diffusers, with a few thousand random weights each."
 
 import copy
 import os
@@ -172,13 +172,14 @@ SAMPLERS += ["edm", "edm:s_churn=5", "pndm", "deis2", "ddpm", "em"]
 def driven(denoiser, name, n, intervals=(), seed=0, kind="karras"):
     "Our driver, from the start and with the noise that a pipeline would have."
     noise = interop.TorchNoise(T.generator(seed), torch.empty(2, *denoiser.shape))
-    draw = lambda: noise().float()
+
+    def draw():
+        return noise().float()
+
     p = denoiser.process
     denoiser.nfe = 0
     route = restarted(p, n, [parse_restart(u, p) for u in intervals], kind)
-    for z in states(parse_sampler(name), denoiser, route, draw(), draw):
-        pass
-    return z
+    return list(states(parse_sampler(name), denoiser, route, draw(), draw))[-1]
 
 
 @pytest.mark.parametrize("intervals", [[], ["0.1,1.0,3,2"]], ids=len)
@@ -233,7 +234,7 @@ def test_every_sampler_in_every_pipeline(d, pipeline, name):
 
 
 def begun(pipe, name, n=10, strength=0.5, restart=None, **settings):
-    "Noise level at which a pipeline begins, that of the grid point it means, and what it ends with."
+    "The time at which a pipeline begins, and that of the grid point it means."
     read = interop.SamplerScheduler.from_config
     stock = pipe.scheduler
     s = pipe.scheduler = read(stock.config, sampler=name, restart=restart)
@@ -320,7 +321,10 @@ def test_generators_and_batches(d):
     pipe = T.stable(d)
     read = interop.SamplerScheduler.from_config
     pipe.scheduler = read(pipe.scheduler.config, sampler="dpmpp2m:stochastic=1")
-    make = lambda *seeds: [T.generator(i) for i in seeds]
+
+    def make(*seeds):
+        return [T.generator(i) for i in seeds]
+
     shared = dict(guidance_scale=5.0, num_inference_steps=6, output_type="latent")
     both = pipe(generator=make(3, 4), **shared, **WORDS).images
     last = {k: v[1:] for k, v in WORDS.items()}
@@ -439,7 +443,7 @@ def test_our_network_in_their_pipeline(d):
 
 
 def test_a_module_for_a_foreign_network(d, tmp_path):
-    "A compensation module is fitted to it, wraps it, and is read back for it; not for one with another table."
+    "Fitted, wrapped, read back; refused for a network with another table."
     from compsamp.compensation import (
         Compensated,
         ModuleObjective,
@@ -454,7 +458,10 @@ def test_a_module_for_a_foreign_network(d, tmp_path):
     module = fit_stretch(ModuleObjective(denoiser, "finer", 4, 2), x)
     save_module(tmp_path / "m", module)
     again = load_module(tmp_path / "m", denoiser)
-    draw = lambda v: sample(parse_sampler("ddim"), v, 4, n=2, seed=1).x
+
+    def draw(v):
+        return sample(parse_sampler("ddim"), v, 4, n=2, seed=1).x
+
     a, b = draw(Compensated(denoiser, module)), draw(Compensated(denoiser, again))
     assert torch.equal(a, b) and not torch.equal(a, draw(denoiser))
     other = from_diffusers(net, d.DDPMScheduler(clip_sample=False))

@@ -1,4 +1,4 @@
-"`SamplerScheduler` held to what the library diffusers asks of every scheduler of its own, over many configurations."
+"`SamplerScheduler` held to what diffusers asks of its own schedulers, over many configurations."
 
 import copy
 import inspect
@@ -232,7 +232,7 @@ def test_a_changed_sample_is_respected(diffusers):
 
 
 def test_inside_a_step_the_state_is_handed_back(diffusers):
-    "So that a pipeline that stops between two evaluations has the state of the grid point, not the predictor's."
+    "So a pipeline that stops between two evaluations has the state of the grid point."
     s = make(dict(sampler="heun"))
     s.set_timesteps(5)
     y = s.scale_model_input(SAMPLE, s.timesteps[0])
@@ -366,7 +366,10 @@ def test_grids(diffusers):
     assert float(table_times(p, 9, "karras")[0]) == p.T
     exact = ring().denoiser(p)
     z = torch.randn(500, 2, generator=T.generator()).double()
-    end = lambda times: list(states(parse_sampler("dpmpp2m"), exact, times, z))[-1]
+
+    def end(times):
+        return list(states(parse_sampler("dpmpp2m"), exact, times, z))[-1]
+
     best = end(grid(p, 400, "karras"))
     off = {k: float((end(table_times(p, 12, k)) - best).square().mean()) for k in (None, "karras")}
     assert off[None] < off["karras"]
@@ -452,7 +455,10 @@ def test_classes_that_are_refused(diffusers):
     for name in sorted(known):
         cls = getattr(diffusers, name, None)
         if cls is not None and name != "DPMSolverSDEScheduler":
-            assert isinstance(read(cls().config), interop.WalkSteps)
+            named = dict(cls().config, _class_name=name)
+            assert isinstance(read(named), interop.WalkSteps)
+    with pytest.raises(ValueError, match="_class_name='FlowMatchHeunDiscreteScheduler'"):
+        read(diffusers.FlowMatchHeunDiscreteScheduler().config)
     with pytest.raises(ValueError, match="MyScheduler"):
         read(dict(_class_name="MyScheduler"))
     for config, word in (
@@ -516,7 +522,10 @@ def test_things_of_another_type(diffusers):
 def test_steps_that_are_refused(diffusers):
     s = make(dict(sampler="ddim"))
     s.set_timesteps(5)
-    step = lambda t=s.timesteps[0], **kw: s.step(SAMPLE, t, SAMPLE, **kw)
+
+    def step(t=s.timesteps[0], **kw):
+        return s.step(SAMPLE, t, SAMPLE, **kw)
+
     with pytest.raises(ValueError, match="ddim:eta=1"):
         step(eta=0.5)
     with pytest.raises(ValueError, match="clip_sample"):

@@ -130,7 +130,10 @@ def flux(d, guidance=True):
 def prompts(n=2, pooled=True, negative=True):
     "Keyword arguments that stand for encoded prompts."
     g = torch.Generator().manual_seed(7)
-    draw = lambda *shape: torch.randn(*shape, generator=g)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g)
+
     words, wide = draw(n, PROMPT_WORDS, PROMPT_WIDTH), draw(n, POOLED_WIDTH)
     none, wide_none = (v.expand(n, *v.shape[1:]) for v in (draw(1, 5, 8), draw(1, 8)))
     given = dict(prompt_embeds=words)
