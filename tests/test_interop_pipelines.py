@@ -169,16 +169,16 @@ SAMPLERS = ["ddim", "ddim:eta=1", "dpmpp2m", "dpmpp2m:stochastic=1", "conjugate:
 SAMPLERS += ["edm", "edm:s_churn=5", "pndm", "deis2", "ddpm", "em"]
 
 
-def driven(denoiser, name, n, intervals=(), seed=0, kind="karras"):
+def driven(denoiser, name, n, intervals=(), seed=0, dtype=torch.float64):
     "Our driver, from the start and with the noise that a pipeline would have."
     noise = interop.TorchNoise(T.generator(seed), torch.empty(2, *denoiser.shape))
 
     def draw():
-        return noise().float()
+        return noise().to(dtype)
 
     p = denoiser.process
     denoiser.nfe = 0
-    route = restarted(p, n, [parse_restart(u, p) for u in intervals], kind)
+    route = restarted(p, n, [parse_restart(u, p) for u in intervals], "karras")
     return list(states(parse_sampler(name), denoiser, route, draw(), draw))[-1]
 
 
@@ -435,7 +435,7 @@ def test_our_network_in_their_pipeline(d):
     s = interop.SamplerScheduler(process=process_card(ours.process))
     pipe = T.quiet(d.DDPMPipeline(to_diffusers(ours), s))
     pipe(batch_size=2, num_inference_steps=8, generator=T.generator(), output_type="np")
-    assert gap(s.walk.z, driven(ours, "dpmpp2m", 8)) < 1e-5
+    assert gap(s.walk.z, driven(ours, "dpmpp2m", 8, dtype=torch.float32)) < 1e-5
     labels = torch.tensor([3, 7])
     denoiser = from_diffusers(pipe, empty=dict(class_labels=10)).bind(labels=labels, guidance=2.0)
     z = torch.ones(2, 1, 28, 28)
