@@ -13,7 +13,7 @@ from conftest import missing
 
 from compsamp import interop
 from compsamp.forward import VP, discrete_betas
-from compsamp.interop import KINDS, Table, limit_picture, scheduler_grid, table_times
+from compsamp.interop import GRID_KINDS, Table, limit_picture, scheduler_grid, table_times
 from compsamp.mixtures import ring
 from compsamp.networks import process_card
 from compsamp.psld import PSLD
@@ -373,7 +373,7 @@ def test_grids(diffusers):
     best = end(grid(p, 400, "karras"))
     off = {k: float((end(table_times(p, 12, k)) - best).square().mean()) for k in (None, "karras")}
     assert off[None] < off["karras"]
-    for kind in KINDS:
+    for kind in GRID_KINDS:
         assert len(table_times(p, 5, kind)) == 5
     for bad in (dict(n=0), dict(n=2.5), dict(n=5, kind="nonsense"), dict(n=2000, kind="trailing")):
         with pytest.raises(ValueError):
