@@ -814,7 +814,7 @@ def test_bad_checkpoints(tmp_path):
     for changes, word in (
         (dict(_class_name="UNet2DModel"), "from_diffusers"),
         (dict(process=dict(name="Nonsense")), "process.name"),
-        (dict(network={**config["network"], "predicts": "flow"}), "predicts"),
+        (dict(network={**config["network"], "predicts": "nonsense"}), "predicts"),
         (
             dict(
                 network={
