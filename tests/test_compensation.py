@@ -1,5 +1,6 @@
 "Compensation: the weights, the wrapper's contract, modules and their cards, the objectives, the command, bad input."
 
+import inspect
 import json
 import math
 
@@ -7,11 +8,35 @@ import numpy as np
 import pytest
 import torch
 
-from compsamp import data, demo, networks
-from compsamp.compensation import ARMS, Arm, COMPENSATION_OBJECTIVES, Compensated, CompensatedDDIM, Compensation, Larger, LightUNet, ModuleObjective, correction_size, ddim_step, fits, light_module, load_module, main, mark, options, price, save_module, train_arm, weights
+from compsamp import data, experiment, networks
+from compsamp.commands import run_compensation as main
+from compsamp.compensation import (
+    COMPENSATION_OBJECTIVES,
+    Compensated,
+    CompensatedDDIM,
+    Compensation,
+    LightUNet,
+    ModuleObjective,
+    correction_size,
+    ddim_step,
+    fits,
+    light_module,
+    load_module,
+    price,
+    save_module,
+    weights,
+)
 from compsamp.core import Noise
 from compsamp.forward import EDM, VE, VP, CosineVP, SubVP
+from compsamp.lab.compensation import (
+    COMPENSATION_ARMS,
+    ArmRun,
+    CompensationArm,
+    NetworkWithCorrection,
+    compensation_experiment,
+)
 from compsamp.mixtures import PerturbedDenoiser, ring
+from compsamp.networks import weights_hash
 from compsamp.psld import PSLD
 from compsamp.sampling import (
     DDIM,
@@ -66,7 +91,7 @@ def small_module(d, seed=1):
     m.card = dict(
         process=networks.process_card(d.process),
         shape=list(d.shape),
-        module=dict(main=mark(d), epochs=1.0),
+        module=dict(main=weights_hash(d), epochs=1.0),
     )
     return m.eval().requires_grad_(False)
 
@@ -195,7 +220,7 @@ def test_wrapper_contract(net):
     torch.nn.init.normal_(m.out.weight, std=0.05)
     r = sample(DDIM(), d, 3, n=2, labels=torch.tensor([1, 2]), guidance=2.0)
     assert r.nfe == 6
-    seen = demo.measure(d, "ddim@uniform", 2, 128, 0, progress=False)
+    seen = experiment.generate_and_score(d, "ddim@uniform", 2, 128, 0)
     assert seen["nfe"] == 2 and math.isfinite(seen["frechet"])
     t = torch.tensor([0.3, 0.7], dtype=torch.float64)
     both = d.predict(torch.ones(2, 1, 28, 28), t)
@@ -338,7 +363,7 @@ def test_training_a_module_resumes_exactly(tiny, tmp_path):
             objective=ModuleObjective(tiny, "rollout", 8, 1),
         )
 
-    before = mark(tiny)
+    before = weights_hash(tiny)
     torch.manual_seed(5)
     whole = make()
     for _ in whole.stream(6):
@@ -346,7 +371,7 @@ def test_training_a_module_resumes_exactly(tiny, tmp_path):
     torch.manual_seed(5)
     half = make()
     [half.step() for _ in range(3)]
-    half.save(tmp_path / "m", module=dict(main=mark(tiny), epochs=0.75))
+    half.save(tmp_path / "m", module=dict(main=weights_hash(tiny), epochs=0.75))
     again = make().resume(tmp_path / "m")
     for _ in again.stream(6):
         pass
@@ -357,13 +382,13 @@ def test_training_a_module_resumes_exactly(tiny, tmp_path):
         )
         and whole.losses == again.losses
     )
-    again.save(tmp_path / "m", module=dict(main=mark(tiny), epochs=1.5))
+    again.save(tmp_path / "m", module=dict(main=weights_hash(tiny), epochs=1.5))
     m = load_module(tmp_path / "m", tiny)
     x = pictures(4)
     assert (
         torch.equal(m(x, torch.full((4,), 300.0)), again.ema_net(x, torch.full((4,), 300.0)))
         and m.card["module"]["epochs"] == 1.5
-        and mark(tiny) == before
+        and weights_hash(tiny) == before
     )
     other = Trainer(
         LightUNet(1, 8, (1,), 2),
@@ -623,7 +648,7 @@ def test_larger_is_compensation_built_in(tiny):
     m = small_module(tiny)
     z = torch.randn(3, 1, 8, 8)
     t = torch.tensor([0.1, 0.5, 0.9]).double()
-    both = Larger(tiny.network, m)
+    both = NetworkWithCorrection(tiny.network, m)
     assert torch.allclose(
         both(z, 1000 * t), Compensated(tiny, m).predict(z, t), atol=1e-4
     ) and not torch.allclose(both(z, 1000 * t), tiny.predict(z, t), atol=1e-3)
@@ -655,7 +680,7 @@ def test_arms(tmp_path):
     r = json.loads((tmp_path / "r.json").read_text())
 
     def key(c):
-        return (c["arm"], c["step"], c["nfe"], c["strength"])
+        return (c["arm"], c["step"], c["budget"], c["strength"])
 
     want = {("T = 100", *k, on) for k in ((4, 2), (6, 2), (6, 3)) for on in (0.0, 1.0)} | {
         ("T = 100, larger", *k, 0.0) for k in ((4, 2), (6, 2), (6, 3))
@@ -682,40 +707,27 @@ def test_arms(tmp_path):
 @pytest.mark.parametrize("name", ["one step", "T = 100"])
 def test_an_arm_goes_on_where_it_was(name, tmp_path):
     images, labels = data.embedded(64)
+    np.savez(tmp_path / "some.npz", images=images.numpy(), labels=labels.numpy())
+    defaults = inspect.signature(compensation_experiment).parameters
+    usual = {key: parameter.default for key, parameter in defaults.items()}
+    usual |= {"first": 2, "marks": (4, 6), "batch": 8, "nfe": (2, 3), "n": 128, "amp": False}
+    usual |= {"arms": (name,), "data": str(tmp_path / "some.npz")}
 
-    def go(folder):
-        return train_arm(
-            options().parse_args([*ARM_WORDS, "--folder", str(tmp_path / folder)]),
-            name,
-            0,
-            images,
-            labels,
-        )
+    def go(folder, **more):
+        settings = usual | {"folder": tmp_path / folder, "out": tmp_path / f"{folder}.json"}
+        return ArmRun(settings | more).train_arm(name, 0)
 
-    whole = [d for _, d, _ in go("a")][-1]
+    whole = [denoiser for _, denoiser, _ in go("a")][-1]
     first = go("b")
     next(first)
     first.close()
-    step, d, module = last(go("b"))
-    assert (
-        step == 6
-        and module is not None
-        and all(
-            torch.equal(v, d.network.state_dict()[n]) for n, v in whole.network.state_dict().items()
-        )
-    )
+    step, denoiser, module = last(go("b"))
+    assert step == 6 and module is not None
+    resumed = denoiser.network.state_dict()
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed[key]), key
     with pytest.raises(ValueError, match="batch"):
-        last(
-            train_arm(
-                options().parse_args(
-                    [*ARM_WORDS, "--batch", "16", "--folder", str(tmp_path / "b")]
-                ),
-                name,
-                0,
-                images,
-                labels,
-            )
-        )
+        last(go("b", batch=16, out=tmp_path / "other.json"))
 
 
 def test_arms_bad_input(capsys):
@@ -727,8 +739,8 @@ def test_arms_bad_input(capsys):
     with pytest.raises(ValueError, match="error = 'v2'"):
         Compensation(error="v2")
     assert (
-        ARMS["persistent"].objective("", late=False).states == "plain"
-        and Arm("one-step").objective().error == "x0"
+        COMPENSATION_ARMS["persistent"].objective("", late=False).states == "plain"
+        and CompensationArm("one-step").objective().error == "x0"
     )
 
 

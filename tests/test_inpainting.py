@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compsamp import compensation, data, inpainting as P, networks, training
+from compsamp import commands, compensation, data, inpainting as P, networks, training, zoo
 from compsamp.core import Noise
 from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.inpainting import DAMAGE_KINDS, Replaced, damage, masks, resampled, restore
+from compsamp.lab import inpainting as lab_inpainting
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD, SSCS
 from compsamp.restart import RestartInterval, restart
@@ -243,11 +244,11 @@ def test_training_learns_and_resumes(tmp_path):
         all(torch.equal(x, y) for x, y in zip(a.means, c.means))
         and a.net.net.inp.weight[:, 1:].abs().max() > 0
     )
-    assert P.load_conditional(tmp_path).network.net.inp.weight.shape[1] == 3
+    assert zoo.load_conditional(tmp_path).network.net.inp.weight.shape[1] == 3
     with pytest.raises(ValueError, match="network.kind"):
         networks.load(tmp_path)
     with pytest.raises(ValueError, match="network.kind"):
-        P.load_conditional("fashion-vp")
+        zoo.load_conditional("fashion-vp")
 
 
 def test_blind_share():
@@ -278,7 +279,7 @@ def test_compensated_restoration():
 
 
 def test_module_of_another_process_size_or_network(tmp_path, files, capsys):
-    (tmp, u, m, x, mask), c = files, P.load_conditional()
+    (tmp, u, m, x, mask), c = files, zoo.load_conditional()
     own = compensation.load_module(networks.WEIGHTS / "fashion-inpaint-module", c)
     assert P.compensated(c).module.card == own.card
     for d, says in [
@@ -290,7 +291,7 @@ def test_module_of_another_process_size_or_network(tmp_path, files, capsys):
             P.compensated(d)
     for other, says in [("fashion-inpaint", "compensation module"), ("nowhere", "module")]:
         assert (
-            P.main(
+            commands.run_inpaint(
                 [
                     "--image",
                     x,
@@ -460,12 +461,12 @@ def files(tmp_path):
     return tmp_path, u, m, png(tmp_path / "x.png", u), png(tmp_path / "m.png", m)
 
 
-@pytest.mark.parametrize("method", list(P.SHELL))
+@pytest.mark.parametrize("method", list(lab_inpainting.METHOD_WORDS))
 def test_shell(files, method, capsys):
     tmp, u, m, x, mask = files
     out = tmp / "sheet.png"
     assert (
-        P.main(
+        commands.run_inpaint(
             [
                 "--image",
                 x,
@@ -499,7 +500,9 @@ def test_shell_inverted_mask_is_the_same(files):
     a, b = tmp / "a.png", tmp / "b.png"
 
     def run(*more):
-        return P.main(["--image", x, "--method", "replacement", "--nfe", "4", "--n", "2", *more])
+        return commands.run_inpaint(
+            ["--image", x, "--method", "replacement", "--nfe", "4", "--n", "2", *more]
+        )
 
     assert (
         run("--mask", mask, "--out", str(a))
@@ -536,11 +539,11 @@ def test_shell_refuses(files, capsys):
         ({"--device": "abacus"}, "device"),
     ]:
         assert (
-            P.main([w for pair in {**good, **change}.items() for w in pair]) == 2
+            commands.run_inpaint([w for pair in {**good, **change}.items() for w in pair]) == 2
             and says in capsys.readouterr().err
         ), change
     assert (
-        P.main([]) == 2
+        commands.run_inpaint([]) == 2
         and "image, mask" in capsys.readouterr().err
         and not (tmp / "o.png").exists()
     )
@@ -558,7 +561,7 @@ def test_heldout_is_the_test_split():
 
 
 def test_shipped_conditional_beats_mean_fill_and_replacement():
-    c = P.load_conditional()
+    c = zoo.load_conditional()
     d = networks.load("fashion-vp")
     x = data.to_model(P.heldout(32)[0])
     m, seen = damage(x, "mixed")
@@ -576,7 +579,7 @@ def test_shipped_conditional_beats_mean_fill_and_replacement():
 @pytest.mark.parametrize("name", ["vp", "psld"])
 def test_shipped_guides_know_the_classes(name):
     p = networks.load(f"fashion-{name}").process
-    g = P.load_guide(f"fashion-guide-{name}")
+    g = zoo.load_guide(f"fashion-guide-{name}")
     x, y = P.heldout()
     x = data.to_model(x)
 

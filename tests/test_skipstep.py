@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from compsamp import forward, networks, skipstep as S, training as T
+from compsamp import commands, experiment, forward, networks, skipstep as S, training as T, zoo
 from compsamp.forward import VP
+from compsamp.lab import skipstep as lab_skipstep, train as lab_train
 from compsamp.mixtures import ring
 from compsamp.psld import CLD, PSLD
 
@@ -322,7 +323,7 @@ def room(tmp_path_factory):
 
 
 def train(room, out, *more):
-    return T.main(
+    return commands.run_train(
         [
             "--data",
             str(room / "own.npz"),
@@ -359,7 +360,7 @@ def test_objectives_in_the_shell(room, capsys):
         and card["network"]["predicts"] == "v"
         and card["network"]["config"]["width"] == 8
     )
-    assert T.main(["--out", str(room / "a"), "--resume", "--device", "cpu"]) == 0
+    assert commands.run_train(["--out", str(room / "a"), "--resume", "--device", "cpu"]) == 0
     capsys.readouterr()
     for words, find in (
         (["--objective", "skipstep:skip=0"], "skip = 0"),
@@ -379,9 +380,9 @@ def test_objectives_in_the_shell(room, capsys):
 
 
 def test_init_starts_from_the_weights_and_resumes_without_them(room):
-    d = T.make_trainer(
+    d = lab_train.make_trainer(
         dict(
-            T.SETTINGS,
+            lab_train.SETTINGS,
             init=str(room / "base"),
             data=str(room / "own.npz"),
             process="vp:beta_max=15",
@@ -389,7 +390,7 @@ def test_init_starts_from_the_weights_and_resumes_without_them(room):
         ),
         "cpu",
     )
-    want = networks.load(room / "base").network.state_dict()
+    want = zoo.load(room / "base").network.state_dict()
     assert all(torch.equal(v, want[n]) for n, v in d.net.state_dict().items()) and all(
         p.requires_grad for p in d.net.parameters()
     )
@@ -398,12 +399,10 @@ def test_init_starts_from_the_weights_and_resumes_without_them(room):
     shutil.copytree(room / "base", room / "lent")
     assert train(room, "c", "--init", str(room / "lent")) == 0
     shutil.rmtree(room / "lent")
-    assert T.main(["--out", str(room / "c"), "--resume", "--device", "cpu"]) == 0
+    assert commands.run_train(["--out", str(room / "c"), "--resume", "--device", "cpu"]) == 0
 
 
 def test_runner_resumes(room, capsys, monkeypatch):
-    from compsamp import demo
-
     out = room / "r.json"
     words = [
         "--arms",
@@ -430,7 +429,7 @@ def test_runner_resumes(room, capsys, monkeypatch):
         "--out",
         str(out),
     ]
-    assert S.main(words) == 0
+    assert commands.run_skipstep(words) == 0
     r = json.loads(out.read_text())
     assert [(t["arm"], t["steps"]) for t in r["trainings"]] == [
         ("plain", 4),
@@ -444,11 +443,16 @@ def test_runner_resumes(room, capsys, monkeypatch):
     first = {c["arm"]: c["frechet"] for c in r["cells"]}
     assert len(set(first.values())) == 4
     asked = []
-    real = demo.measure
-    monkeypatch.setattr(demo, "measure", lambda *a, **k: asked.append(a[1:5]) or real(*a, **k))
+    real = experiment.generate_and_score
+
+    def counted(denoiser, *settings, **more):
+        asked.append(settings[:4])
+        return real(denoiser, *settings, **more)
+
+    monkeypatch.setattr(lab_skipstep, "generate_and_score", counted)
     monkeypatch.setattr(T, "fit", lambda *a, **k: pytest.fail("trained again"))
     out.write_text(json.dumps(dict(r, trainings=r["trainings"][:1], cells=r["cells"][:3])))
-    assert S.main(words) == 0
+    assert commands.run_skipstep(words) == 0
     again = json.loads(out.read_text())
     assert (
         asked == [("ddim@uniform", 2, 128, 1000)]
@@ -456,4 +460,4 @@ def test_runner_resumes(room, capsys, monkeypatch):
         and again["trainings"][1] == dict(r["trainings"][1], seconds=None)
     )
     capsys.readouterr()
-    assert S.main([*words, "--lr", "1e-3"]) == 2 and "lr" in capsys.readouterr().err
+    assert commands.run_skipstep([*words, "--lr", "1e-3"]) == 2 and "lr" in capsys.readouterr().err
