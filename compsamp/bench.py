@@ -38,7 +38,7 @@ class Zero(nn.Module):
 
 def driver(sampler, batch: int, evals: int = 40, process=None):
     "A function that runs one trajectory of about `evals` evaluations around a zero network, and how many it makes."
-    p = process or VP(); n = max(2, sampling.points(sampler, evals)); shape = (p.k, 28, 28)
+    p = process or VP(); n = max(2, sampling.points_for_budget(sampler, evals)); shape = (p.k, 28, 28)
     d = networks.Denoiser(Zero((batch, *shape)), p, (1, 28, 28))
     times, draw = sampling.grid(p, n), Noise(0, batch, shape); z = p.prior((batch, *shape), draw())
     def go():

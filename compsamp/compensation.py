@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'PAIRS', 'SHARE', 'KINDS', 'STATES', 'ERRORS', 'OBJECTIVES', 'ARMS', 'RECIPE', 'check_strength', 'weights',
-           'ask', 'fits', 'Compensated', 'CompensatedDDIM', 'hop', 'estimate', 'ModuleObjective', 'LightUNet', 'mark',
-           'light', 'new_card', 'price', 'save_module', 'load_module', 'with_module', 'Stretch', 'fit_stretch',
-           'Compensation', 'term', 'Arm', 'Larger', 'options', 'train_module', 'begun', 'has', 'cell', 'pictures_of',
-           'experiment', 'make_arm', 'arm_folder', 'train_arm', 'first_module', 'converge', 'sooner', 'main']
+           'ask', 'fits', 'Compensated', 'CompensatedDDIM', 'ddim_step', 'estimate', 'ModuleObjective', 'LightUNet',
+           'mark', 'light_module', 'new_card', 'price', 'save_module', 'load_module', 'with_module', 'TimewiseScaling',
+           'fit_timewise_scaling', 'Compensation', 'correction_size', 'Arm', 'Larger', 'options', 'train_module',
+           'begun', 'has', 'cell', 'pictures_of', 'experiment', 'make_arm', 'arm_folder', 'train_arm', 'first_module',
+           'converge', 'sooner', 'main']
 
 # %% ../nbs/08_compensation.ipynb #27de84b1
 import argparse, importlib, itertools, json, math, time, weakref
@@ -16,21 +17,10 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import data, metrics, networks, sampling, training
-from compsamp.core import (
-    Record,
-    affine,
-    check_same,
-    command_line,
-    commands,
-    exit_code,
-    per_sample,
-    require,
-    whole,
-    write_json,
-)
-from .forward import LinearSDE, NoisePredictor, lift
-from .sampling import DDIM, Sampler, grid, scales
-from .training import Velocity, noisy
+from .core import Record, affine, check_same, command_line, commands, exit_code, is_count, per_sample, require, write_json
+from .forward import LinearSDE, NoisePredictor, mean_state
+from .sampling import DDIM, Sampler, grid, signal_and_noise
+from .training import Velocity, perturb_on_device
 
 # %% ../nbs/08_compensation.ipynb #3db44f70
 READINGS = ("re-estimated", "frozen")
@@ -58,7 +48,7 @@ def weights(
     require(process.k == 1, "process", process, "k = 1: the step is that of DDIM")
     check_strength(1.0, reading)
     require(0 <= eta <= 1, "eta", eta, "in [0, 1]")
-    (p, g), (q, h) = scales(process, process.checked(t, zero=False)), scales(process, s)
+    (p, g), (q, h) = signal_and_noise(process, process.checked(t, zero=False)), signal_and_noise(process, s)
     if reading == "frozen":
         return q - p
     v = (eta * h / g) ** 2 * process.transition(t, s)[1][..., 0, 0]
@@ -101,7 +91,7 @@ def fits(
     )
 
 # %% ../nbs/08_compensation.ipynb #b22a1c0c
-class Compensated(networks.Around):
+class Compensated(networks.DenoiserWrapper):
     "A denoiser whose estimate x0hat is moved a share `strength` of the way to C(x0hat, t): any sampler on it is compensated."
 
     def __init__(
@@ -132,7 +122,7 @@ class Compensated(networks.Around):
         mu = self.process.marginal(t)[0]
         L = self.process.factor(t)
         u = torch.linalg.solve_triangular(L, mu[..., None], upper=False)[..., 0]
-        return e - lift(self.strength * u, ask(self.module, x, t) - x)
+        return e - mean_state(self.strength * u, ask(self.module, x, t) - x)
 
 # %% ../nbs/08_compensation.ipynb #28aea3c3
 @dataclass(frozen=True)
@@ -158,7 +148,7 @@ class CompensatedDDIM(Sampler):
     def prepare(self, process, times):
         "DDIM's a, b, c; x0hat = x z + y eps; and the weight w times strength."
         fits(getattr(self.module, "card", {}), process, None)
-        psi, sigma = scales(process, times[:-1])
+        psi, sigma = signal_and_noise(process, times[:-1])
         w = self.strength * weights(process, times[:-1], times[1:], self.eta, self.reading)
         rows = zip(
             DDIM(self.eta).prepare(process, times),
@@ -178,7 +168,7 @@ class CompensatedDDIM(Sampler):
         return (torch.add(new, draw(), alpha=r.c) if self.eta else new), None
 
 # %% ../nbs/08_compensation.ipynb #8845b677
-def hop(
+def ddim_step(
     process: LinearSDE,
     z: Tensor,
     e: Tensor,  # states `(B, ...)` and their noise
@@ -189,7 +179,7 @@ def hop(
     reading: str = READINGS[0],
 ) -> Tensor:
     "One step of DDIM (eta = 0), compensated if there is a module, every state between times of its own; k = 1."
-    (p, g), (q, h) = scales(process, t), scales(process, s)
+    (p, g), (q, h) = signal_and_noise(process, t), signal_and_noise(process, s)
 
     def col(v):
         return v[:, None, None]
@@ -205,7 +195,7 @@ def hop(
 
 def estimate(process: LinearSDE, z: Tensor, e: Tensor, t: Tensor) -> Tensor:
     "x0hat = (z - sigma e)/psi; k = 1."
-    psi, sigma = scales(process, t)
+    psi, sigma = signal_and_noise(process, t)
     return affine((1 / psi)[:, None, None], z, (-sigma / psi)[:, None, None], e)
 
 # %% ../nbs/08_compensation.ipynb #29cf6d02
@@ -231,14 +221,14 @@ class ModuleObjective:
         )
         require(self.pairs in PAIRS, "pairs", self.pairs, f"one of {', '.join(PAIRS)}")
         require(
-            whole(self.points) and self.points >= 2,
+            is_count(self.points) and self.points >= 2,
             "points",
             self.points,
             "a whole number, at least 2",
         )
         least = 1 + (self.pairs == "finer")
         require(
-            whole(self.steps)
+            is_count(self.steps)
             and least <= self.steps
             and (self.pairs == "finer" or self.steps < self.points),
             "steps",
@@ -269,12 +259,12 @@ class ModuleObjective:
         times = grid(p, self.points)
         i = (dice.uniform(len(x0)) * (self.points - far)).long()
         t = times[i]
-        z = noisy(p, x0, t, dice.normal(x0.shape))
+        z = perturb_on_device(p, x0, t, dice.normal(x0.shape))
         e = d.predict(z, t)
         if self.pairs == "finer":
             return estimate(p, z, e, t), self.finer(z, e, t, times[i + 1]), t
         for j in range(far):
-            z = hop(p, z, e, t, times[i + j + 1])
+            z = ddim_step(p, z, e, t, times[i + j + 1])
             t = times[i + j + 1]
             e = d.predict(z, t)
         return estimate(p, z, e, t), x0, t
@@ -287,10 +277,10 @@ class ModuleObjective:
             if j:
                 e = self.main.predict(y, u)
             v = t + (s - t) * (j + 1) / self.steps
-            y = hop(p, y, e, u, v)
+            y = ddim_step(p, y, e, u, v)
             u = v
         w = weights(p, t, s)
-        ratio = scales(p, s)[1] / scales(p, t)[1]
+        ratio = signal_and_noise(p, s)[1] / signal_and_noise(p, t)[1]
         return (y - per_sample(ratio, z) * z) / per_sample(w, z)
 
 # %% ../nbs/08_compensation.ipynb #b14e3ba8
@@ -308,7 +298,7 @@ class LightUNet(networks.UNet):
         patch: int = 4,  # pixels along a patch; divides the picture's sides
         depth: int = 1,
     ):
-        require(whole(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
+        require(is_count(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
         super().__init__(channels * patch**2, width, mults, depth, (), 0)
         self.config = dict(
             channels=channels, width=width, mults=list(mults), patch=patch, depth=depth
@@ -334,7 +324,7 @@ def mark(denoiser) -> str:
     return importlib.import_module("compsamp.demo").fingerprint(denoiser)
 
 
-def light(
+def light_module(
     denoiser: networks.Denoiser,
     width: int = 8,
     mults: tuple = (1, 1),
@@ -345,8 +335,8 @@ def light(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         m = LightUNet(denoiser.shape[0], width, mults, patch)
-    n = networks.parameters(m)
-    most = int(SHARE * networks.parameters(denoiser.network))
+    n = networks.count_parameters(m)
+    most = int(SHARE * networks.count_parameters(denoiser.network))
     require(
         n <= most,
         "width, mults",
@@ -378,7 +368,7 @@ def price(denoiser: NoisePredictor, module, batch: int = 64, repeats: int = 9) -
         float(d.predict(z, denoiser.process.T / 2).sum())
         took[strength].append(clock() - began)
     plain, both = (torch.tensor(v[1:]) for v in took.values())
-    n = networks.parameters(module) / networks.parameters(denoiser.network)
+    n = networks.count_parameters(module) / networks.count_parameters(denoiser.network)
     return dict(
         plain=float(plain.median()),
         compensated=float(both.median()),
@@ -406,7 +396,7 @@ def save_module(folder: str | Path, module: nn.Module, **more):
             network=dict(
                 kind=type(module).__name__,
                 config=module.config,
-                parameters=networks.parameters(module),
+                parameters=networks.count_parameters(module),
             ),
             **more,
         ),
@@ -420,7 +410,7 @@ def load_module(
     device: str | None = "cpu",
 ) -> nn.Module:
     "A trained module; ValueError if it is damaged, or made for another process, size of picture or network."
-    folder = networks.located(folder)
+    folder = networks.checkpoint_folder(folder)
     require(
         (folder / "card.json").is_file(),
         "module",
@@ -437,7 +427,7 @@ def load_module(
         str(folder),
         f"the folder of a compensation module; this is a {kind}",
     )
-    m = networks.construct(made, card["network"])
+    m = networks.construct_network(made, card["network"])
     if denoiser is not None:
         fits(card, denoiser.process, denoiser.shape)
         main = card["module"].get("main")
@@ -448,7 +438,7 @@ def load_module(
             f"one trained on this network, {mark(denoiser)}; it was trained on {main}",
         )
     path = folder / card.get("weights", "weights.safetensors")
-    networks.fill(m, networks.read_tensors(path, list(m.state_dict())), path)
+    networks.fill_weights(m, networks.read_tensors(path, list(m.state_dict())), path)
     m.card = card
     return m.eval().requires_grad_(False).to(training.pick_device(device))
 
@@ -458,7 +448,7 @@ def with_module(denoiser: NoisePredictor, name: str | Path) -> NoisePredictor:
     return Compensated(denoiser, load_module(name, denoiser, denoiser.device)) if name else denoiser
 
 # %% ../nbs/08_compensation.ipynb #5ca64304
-class Stretch(nn.Module):
+class TimewiseScaling(nn.Module):
     "C(x, 1000 t) = x + f(t) (x - mean): one number per time and no network; linear between the times of the fit. Not fitted, the identity."
 
     on_host = True
@@ -489,17 +479,17 @@ class Stretch(nn.Module):
         return x + per_sample(torch.lerp(f[i - 1], f[i], share), x) * (x - self.mean)
 
 
-KINDS["Stretch"] = Stretch
+KINDS["TimewiseScaling"] = TimewiseScaling
 
 
 @torch.no_grad()
-def fit_stretch(
+def fit_timewise_scaling(
     objective: ModuleObjective,  # whose pairs: 'finer', as a rule
     images: Tensor,  # `(n, C, H, W)`, uint8 or in [-1, 1]
     n: int = 2000,
     batch: int = 100,
     seed: int = 0,
-) -> Stretch:
+) -> TimewiseScaling:
     "The factors of eq. 10 on the pairs of n pictures; for a network with a mark, with a card."
     d = objective.main
     device = getattr(objective.main, "device", images.device)
@@ -508,12 +498,12 @@ def fit_stretch(
     require(
         len(x0) >= 2 * len(far), "images", len(x0), f"at least {2 * len(far)}, two for each time"
     )
-    m = Stretch(x0.shape[1:], len(far))
+    m = TimewiseScaling(x0.shape[1:], len(far))
     m.times.copy_(far)
     m.mean.copy_(x0.mean(0))
     up, down = torch.zeros(2, len(far), dtype=torch.float64)
     for i in range(0, len(x0), batch):
-        x, y, t = objective.draw(x0[i : i + batch].to(device), training.Dice(seed, i, device))
+        x, y, t = objective.draw(x0[i : i + batch].to(device), training.StepRandom(seed, i, device))
         w, c = ((v.double().flatten(1)).cpu() for v in (x - m.mean.to(x.device), y - x))
         at = torch.searchsorted(far, t.cpu() - 1e-9).clamp(max=len(far) - 1)
         up.index_add_(0, at, (w * c).sum(1))
@@ -543,7 +533,7 @@ class Compensation(Velocity):
         require(self.error in ERRORS, "error", self.error, f"one of {', '.join(ERRORS)}")
         require(self.states in STATES, "states", self.states, f"one of {', '.join(STATES)}")
         require(
-            whole(self.points) and self.points >= 2,
+            is_count(self.points) and self.points >= 2,
             "points",
             self.points,
             "a whole number, at least 2",
@@ -560,7 +550,7 @@ class Compensation(Velocity):
         if self.states == "persistent":
             return self.persist(net, process, x0, labels, dice, times, i)
         near = (i - int(self.states == "one-step")).clamp(min=0)
-        z = noisy(process, x0, times[near], dice.normal(x0.shape))
+        z = perturb_on_device(process, x0, times[near], dice.normal(x0.shape))
         if self.states == "one-step":
             with torch.no_grad():
                 e = net(z, networks.network_time(net, times[near], z), labels).float()
@@ -574,18 +564,18 @@ class Compensation(Velocity):
         if self.loaded is not None:
             fits(self.loaded.card, process, z.shape[1:])
             self.loaded.to(z.device)
-        return hop(process, z, e, t, s, self.loaded, self.strength, self.reading)
+        return ddim_step(process, z, e, t, s, self.loaded, self.strength, self.reading)
 
     def weight(self, process, t, x0):
         "From the error of eps to that of x0 or of v."
         if self.error == "v":
             return super().weight(process, t, x0)
-        psi, sigma = scales(process, t)
+        psi, sigma = signal_and_noise(process, t)
         return per_sample(sigma / psi, x0)
 
     def loss(self, net, process, z, x0, labels, t):
         "Mean square error at states z that belong to x0, and the prediction of eps."
-        psi, sigma = scales(process, t)
+        psi, sigma = signal_and_noise(process, t)
         target = (z - per_sample(psi, z) * x0) / per_sample(sigma, z)
         e = net(z, networks.network_time(net, t, z), labels).float()
         return (self.weight(process, t, x0) * (e - target)).square().mean(), e.detach()
@@ -596,7 +586,7 @@ class Compensation(Velocity):
         noise = dice.normal(x0.shape)
 
         def draw(i):
-            return noisy(process, x0, times[i], noise)
+            return perturb_on_device(process, x0, times[i], noise)
 
         if h is None or h["x"].shape != x0.shape:
             h = dict(x=x0, z=draw(i), i=i, y=labels)
@@ -631,7 +621,7 @@ OBJECTIVES = dict(compensation=Compensation)
 
 # %% ../nbs/08_compensation.ipynb #ad7e3fe2
 @torch.no_grad()
-def term(
+def correction_size(
     denoiser: NoisePredictor,
     module,
     x0: Tensor,  # pictures `(n, C, H, W)`
@@ -641,10 +631,10 @@ def term(
 ) -> Tensor:
     "RMS of w (C(x0hat) - x0hat) in each step of a grid, `(len(times) - 1,)`: states from q(x_t | x0), strength 1; k = 1."
     p = denoiser.process
-    dice = training.Dice(seed, 0, x0.device)
+    dice = training.StepRandom(seed, 0, x0.device)
     size = []
     for t, w in zip(times[:-1], weights(p, times[:-1], times[1:], 0.0, reading)):
-        z = noisy(p, x0, t.expand(len(x0)), dice.normal(x0.shape))
+        z = perturb_on_device(p, x0, t.expand(len(x0)), dice.normal(x0.shape))
         x = denoiser.data_from(z, denoiser.predict(z, float(t)), float(t))
         size.append(float(w) * float((ask(module, x, float(t)) - x).square().mean().sqrt()))
     return torch.tensor(size, dtype=torch.float64)
@@ -686,7 +676,7 @@ class Larger(nn.Module):
 
     on_host = True
 
-    def __init__(self, main: networks.Wrapped, module: LightUNet):
+    def __init__(self, main: networks.Parametrised, module: LightUNet):
         super().__init__()
         self.main = main
         self.module = module
@@ -699,7 +689,7 @@ class Larger(nn.Module):
         e = self.main(z, t, labels)
         at = t.cpu().double() / 1000
         x = estimate(self.process, z, e, at)
-        psi, sigma = scales(self.process, at)
+        psi, sigma = signal_and_noise(self.process, at)
         return e - per_sample(psi / sigma, z) * (self.module(x, t.to(z.device, torch.float32)) - x)
 
 # %% ../nbs/08_compensation.ipynb #a09aaf99
@@ -788,13 +778,13 @@ def train_module(
     if pairs == "stretch":
         save_module(
             folder,
-            fit_stretch(
+            fit_timewise_scaling(
                 ModuleObjective(main, "finer", a.points, a.pair_steps or 2), images, seed=seed
             ),
         )
         return folder
     require(epochs > 0, "epochs", epochs, "above 0")
-    m = light(d, seed=seed)
+    m = light_module(d, seed=seed)
     steps = max(1, round(epochs * (len(images) // a.batch)))
     tr = training.Trainer(
         m,
@@ -878,7 +868,7 @@ def cell(
 
 def pictures_of(a: argparse.Namespace):
     "Pictures and labels of `--data`."
-    return training.load_data(a.data) if a.data else data.fashion("train")
+    return training.training_data(a.data) if a.data else data.fashion("train")
 
 
 def experiment(a: argparse.Namespace):
@@ -901,7 +891,7 @@ def experiment(a: argparse.Namespace):
         ("checkpoint", "points", "pair_steps"),
         network=mark(d),
         pictures=len(images),
-        data=training.fingerprint(images),
+        data=training.pictures_hash(images),
     )
     for seed, (pairs, epochs) in itertools.product(
         a.seeds,
@@ -947,7 +937,7 @@ def make_arm(
     )
     images_shape = tuple(images.shape[1:])
     if arm.larger:
-        net = Larger(net, light(networks.Denoiser(net, process, images_shape), seed=seed).train())
+        net = Larger(net, light_module(networks.Denoiser(net, process, images_shape), seed=seed).train())
     return training.Trainer(
         net,
         process,
@@ -999,7 +989,7 @@ def first_module(
     a: argparse.Namespace, d: networks.Denoiser, arm: Arm, seed: int, images: Tensor, folder: Path
 ):
     "Train a module on a network's estimates at true states, for as many steps as the network has had."
-    m = light(d, seed=seed)
+    m = light_module(d, seed=seed)
     tr = training.Trainer(
         m,
         d.process,
@@ -1032,7 +1022,7 @@ def converge(a: argparse.Namespace):
     )
     (images, labels), clf = pictures_of(a), metrics.load_classifier(a.device)
     r = begun(
-        a, ("first", "marks", "width"), pictures=len(images), data=training.fingerprint(images)
+        a, ("first", "marks", "width"), pictures=len(images), data=training.pictures_hash(images)
     )
     some = data.to_model(images[:64]).to(a.device)
 
@@ -1049,7 +1039,7 @@ def converge(a: argparse.Namespace):
             continue
         for step, d, module in train_arm(a, name, seed, images, labels):
             size = (
-                float(term(d, module, some, grid(d.process, 20)).mean())
+                float(correction_size(d, module, some, grid(d.process, 20)).mean())
                 if module is not None
                 else None
             )

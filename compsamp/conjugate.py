@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import affine, f64, records, require
-from .networks import guess
-from .sampling import Sampler, gauss_legendre, slopes
+from .networks import preconditioning
+from .sampling import Sampler, drift_terms, gauss_legendre
 
 # %% ../nbs/11_conjugate.ipynb #bb45b005
 @lru_cache
@@ -108,7 +108,7 @@ def held(
 ):
     "K `(..., k, k)`, w `(..., k, 1)` and w'/|w|^2 `(..., 1, k)` at times u: eps = K z + w v, so v = w'(eps - K z)/|w|^2 (chapter 04, eq. 5b)."
     mu, C = process.marginal(u.flatten())
-    K, w, _ = guess(mu, C)
+    K, w, _ = preconditioning(mu, C)
     k = process.k
     w = w.reshape(*u.shape, k, 1)
     return K.reshape(*u.shape, k, k), w, w.mT / w.square().sum(-2, keepdim=True)
@@ -157,7 +157,7 @@ class Conjugate(Sampler):
 
         # GG' L^{-T} / 2
         def half(u):
-            return slopes(process, u)[2] / 2
+            return drift_terms(process, u)[2] / 2
 
         if self.freeze == "eps":
             return (lambda u: B - process.F(u)), (lambda u: -half(u))

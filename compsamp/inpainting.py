@@ -17,19 +17,8 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 from . import compensation, data, metrics, networks, restart, sampling, training
-from compsamp.core import (
-    Record,
-    atomic,
-    check_same,
-    exit_code,
-    mix,
-    pick_device,
-    require,
-    save_png,
-    whole,
-    write_json,
-)
-from .forward import LinearSDE, NoisePredictor, lift
+from .core import Record, atomic, check_same, exit_code, is_count, mix, pick_device, require, save_png, write_json
+from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import Route, Samples, Sampler, grid, sample
 from .training import Velocity, draw_times
 
@@ -108,7 +97,7 @@ def masks(
     "Masks: True where the picture is known."
     require(kind in (*KINDS, "mixed"), "kind", kind, f"one of {', '.join(KINDS)}, or 'mixed'")
     for name, v, lo in (("n", n, 1), ("side", side, 8), ("seed", seed, 0), ("first", first, 0)):
-        require(whole(v) and v >= lo, name, v, f"a whole number, at least {lo}")
+        require(is_count(v) and v >= lo, name, v, f"a whole number, at least {lo}")
 
     def one(i):
         return shape_of(
@@ -235,7 +224,7 @@ class Replaced(Sampler):
     def step(self, denoiser, z, r, draw, memory):
         "The sampler's step, then one draw for the known part."
         z, memory = self.inner.step(denoiser, z, r, draw, memory)
-        fresh = lift(r.known_mu, self.known.to(z)) + mix(r.known_L, draw())
+        fresh = mean_state(r.known_mu, self.known.to(z)) + mix(r.known_L, draw())
         return torch.where(
             self.mask.to(z.device).repeat(
                 1, z.shape[1] // self.mask.shape[1], *[1] * (z.dim() - 2)
@@ -279,7 +268,7 @@ def restore(
         mask is not None or sees, "mask", mask, "a mask: only a conditional network can do without"
     )
     known = None if mask is None else check_mask(mask, x)
-    require(whole(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
+    require(is_count(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
     s = sampler or default_sampler(denoiser.process)
     ends = []
     took = 0.0
@@ -309,8 +298,8 @@ def resampled(
     kind: str = "uniform",
 ) -> Route:
     "RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch began, and down again (Lugmayr et al. 2022, Sec. 4.2)."
-    require(whole(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
-    require(whole(repeats), "repeats", repeats, "a whole number, at least 0")
+    require(is_count(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
+    require(is_count(repeats), "repeats", repeats, "a whole number, at least 0")
     main = grid(process, n, kind)
     require(n > jump, "n", n, f"more points than jump = {jump}")
     return Route(
@@ -506,7 +495,7 @@ def load_as(
     cls, name: str | Path, device: str | None = "cpu", wrap=lambda net, process: net
 ) -> networks.Denoiser:
     "A network of a class of this chapter, by a name of `networks.WEIGHTS` or a folder; ValueError if it is of another kind."
-    folder = networks.located(name)
+    folder = networks.checkpoint_folder(name)
     card = networks.read_card(folder)
     spec = card["network"]
     require(
@@ -518,7 +507,7 @@ def load_as(
     return networks.load(
         folder,
         device,
-        network=wrap(networks.construct(cls, spec), networks.find_process(card["process"])),
+        network=wrap(networks.construct_network(cls, spec), networks.find_process(card["process"])),
     )
 
 
@@ -646,7 +635,7 @@ def measure(
         runs=list(seeds),
         amp=amp,
         networks=[compensation.mark(plain), compensation.mark(cond)],
-        data=training.fingerprint(truth),
+        data=training.pictures_hash(truth),
     )
     r = (
         json.loads(Path(path).read_text())
@@ -703,7 +692,7 @@ class RestorationModule(compensation.ModuleObjective):
         )
 
 # %% ../nbs/14_inpainting.ipynb #5b2b7dbf
-class Guided(networks.Around):
+class Guided(networks.DenoiserWrapper):
     "A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for any k."
 
     def __init__(
@@ -820,7 +809,7 @@ class Classify:
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
         t = draw_times(process, dice.uniform(len(x0)))
-        z = training.noisy(
+        z = training.perturb_on_device(
             process, x0, t, dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
         )
         return fn.cross_entropy(net(z, networks.network_time(net, t, x0)).float(), labels)

@@ -14,11 +14,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import Noise, atomic, f64, mix, place, require, write_json
+from .core import Noise, atomic, cast_records, f64, mix, require, write_json
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
-from .networks import PARAMETRISATIONS, Denoiser, UNet, Wrapped, build, clipped, fill, find_process, network_time, process_card, read_tensors
-from .sampling import Sampler, as_route, check_grid, coefficients, finish, jumps, parse_restart, parse_sampler, restarted
-from .training import fingerprint
+from .networks import Denoiser, PARAMETRISATIONS, Parametrised, UNet, build, clipped_noise, fill_weights, find_process, network_time, process_card, read_tensors
+from .sampling import Sampler, as_route, check_grid, coefficients, final_denoise, jumps, parse_restart, parse_sampler, restarted
+from .training import pictures_hash
 
 # %% ../nbs/16_interop.ipynb #04885b3b
 INSTALL = "pip install 'compsamp[interop]'"
@@ -35,13 +35,13 @@ def need(package: str):
     except ImportError as e: raise ImportError(f'package = {package!r}: installed, by {INSTALL} ({e})') from e
 
 # %% ../nbs/16_interop.ipynb #a407c9f0
-class PredictScore(Wrapped):
+class PredictScore(Parametrised):
     "eps = -sigma score; k = 1."
     def parts(self, mu, C):
         "0, -sigma and 1."
         return torch.zeros_like(C), -C[..., 0].sqrt(), torch.ones_like(mu)
 
-class PredictD(Wrapped):
+class PredictD(Parametrised):
     "A denoiser D(x, rho) of pictures x = z/psi with noise rho = sigma/psi added (Karras et al. 2022, Sec. 2), for any process with k = 1: x0 = D."
     def parts(self, mu, C):
         "1/sigma, -psi/sigma and 1/psi."
@@ -87,7 +87,7 @@ class Told(nn.Module):
     def mark(self) -> list:
         "What pictures depend on beside the weights: name, clock and conditions; ValueError for a function without a name."
         require(self.name or any(p.numel() for p in self.parameters()), 'name', self.name, "a name for a function, since no weights tell it from others: wrap(f, ..., name='mine')")
-        return [self.name, self.time(f64([.01, .1, .5, 1.])).tolist(), self.blank, each(lambda v: [list(v.shape), fingerprint(v.double())], self.bank)]
+        return [self.name, self.time(f64([.01, .1, .5, 1.])).tolist(), self.blank, each(lambda v: [list(v.shape), pictures_hash(v.double())], self.bank)]
     def _apply(self, f, *args):
         self.bank = each(f, self.bank)
         return super()._apply(f, *args)
@@ -266,9 +266,9 @@ def moves(sampler: Sampler, process: LinearSDE, route, z: Tensor  # a state: its
             return (z + mix(r.c, draw()) if route.s_noise else z), None
         return jump
     main, out, at = down(sampler, coefficients(sampler, process, route.main, z)), [], 0
-    for (i, times, repeats), r in zip(route.detours, place(jumps(process, route), z)):
+    for (i, times, repeats), r in zip(route.detours, cast_records(jumps(process, route), z)):
         out += main[at:i] + repeats * [up(r), *down(inside, coefficients(inside, process, times, z)), forget]; at = i
-    return [*out, *main[at:], lambda d, z, draw, memory: (finish(d, z, float(route.main[-1])), None)]
+    return [*out, *main[at:], lambda d, z, draw, memory: (final_denoise(d, z, float(route.main[-1])), None)]
 
 # %% ../nbs/16_interop.ipynb #1cef2a68
 class Question(Exception): "Raised by a `Dialogue` inside a step: the network's answer at (z, t) is not there yet."
@@ -381,7 +381,7 @@ class Steps(Stepping):
         if self.config.seed is None: d.draw = draw
         if d.fresh: d.state = d.z = sample                          # a pipeline may have changed it
         e = as_noise(MEANS[self.config.prediction_type], self.process, model_output, d.z, d.t)
-        z = d.answer(clipped(d, d.z, e, d.t) if self.config.clip_sample else e)
+        z = d.answer(clipped_noise(d, d.z, e, d.t) if self.config.clip_sample else e)
         return need('diffusers.schedulers.scheduling_utils').SchedulerOutput(prev_sample=z) if return_dict else (z,)
 
 # %% ../nbs/16_interop.ipynb #a0c01788
@@ -467,6 +467,6 @@ def import_pretrained(folder: str | Path) -> Denoiser:
     require(name == 'NoiseModel', '_class_name', name, "'NoiseModel'; for models of diffusers there is from_diffusers"); require(not lacks, 'config', str(folder), f'the config of a NoiseModel; it lacks {lacks}')
     net, process, size = build(c), find_process(c['process']), c['sample_size']
     held = {n.removeprefix('net.') if n.startswith('net.') else n: v for n, v in read_tensors(Path(folder) / WEIGHTS_FILE, [f'net.{n}' for n in net.state_dict()]).items()}
-    fill(net, held, folder, 'config')
+    fill_weights(net, held, folder, 'config')
     require(c['in_channels'] % process.k == 0, 'in_channels', c['in_channels'], f'a multiple of k = {process.k}')
     return Denoiser(net.eval().requires_grad_(False), process, (c['in_channels'] // process.k, *(size if isinstance(size, list) else (size, size))), card=c)

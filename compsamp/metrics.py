@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['Classifier', 'augment', 'bar', 'train_classifier', 'accuracy', 'save_classifier', 'load_classifier', 'features',
-           'check_features', 'moments', 'make_features', 'reference', 'frechet', 'floor', 'frechet_limit', 'radii',
-           'covered', 'precision_recall', 'check_pair', 'wasserstein', 'sliced_wasserstein']
+           'check_features', 'feature_moments', 'make_features', 'reference', 'frechet', 'floor', 'frechet_limit',
+           'radii', 'covered', 'precision_recall', 'check_pair', 'wasserstein', 'sliced_wasserstein']
 
 # %% ../nbs/06_metrics.ipynb #f6612be8
 import json, platform
@@ -130,7 +130,7 @@ def check_features(feats: Tensor, name: str = 'feats') -> Tensor:
     require(bool(torch.isfinite(feats).all()), name, 'NaN or infinity', 'finite values')
     return f64(feats.detach())
 
-def moments(feats: Tensor  # `(n, d)`
+def feature_moments(feats: Tensor  # `(n, d)`
             ) -> dict:
     "What a Fréchet distance needs to know of a set of features: mean `(d,)`, cov `(d, d)`, n."
     feats = check_features(feats)
@@ -144,7 +144,7 @@ def make_features(folder: str | Path | None,  # where the full set lies, as for 
     arrays = {}
     for split, some in dict(train=train, test=test).items():
         f = features(fashion(split, folder)[0], classifier)
-        m, pick = moments(f), np.random.default_rng(seed).permutation(len(f))[:some]
+        m, pick = feature_moments(f), np.random.default_rng(seed).permutation(len(f))[:some]
         arrays |= {f'{split}_{k}': np.asarray(v) for k, v in m.items()} | {f'{split}_some': f.numpy()[pick].astype(np.float16)}
     with atomic(out) as tmp, open(tmp, 'wb') as fh: np.savez_compressed(fh, **arrays)
 

@@ -28,7 +28,7 @@ def table(process: LinearSDE, n: int = 1000) -> tuple:
     t = discrete_times(n, process)
     require(
         process.k == 1
-        and bool((sum(v**2 for v in sampling.scales(process, t)) - 1).abs().max() < 1e-9),
+        and bool((sum(v**2 for v in sampling.signal_and_noise(process, t)) - 1).abs().max() < 1e-9),
         "process",
         process,
         "one that preserves variance: only that has a table of betas",
@@ -135,7 +135,7 @@ def parse(
         )
     require(not (peer and ups), "row", text, "no restart with a peer")
     require(
-        not help_ or (networks.located(module) / "card.json").is_file(),
+        not help_ or (networks.checkpoint_folder(module) / "card.json").is_file(),
         "row",
         text,
         "after ~ a compensation module that comes with the package, or its folder",
@@ -317,7 +317,7 @@ def draw(
     began = time.perf_counter()
     out = []
     go = through_diffusers if row.peer.package == "diffusers" else through_k
-    for i in sampling.watch(range(0, n, batch), -(-n // batch), progress):
+    for i in sampling.progress_bar(range(0, n, batch), -(-n // batch), progress):
         b = min(batch, n - i)
         shape = (b, *denoiser.shape)
         noise = Noise(seed, b, shape[1:], i, device=getattr(denoiser, "device", "cpu"))

@@ -13,21 +13,7 @@ import torch
 from torch import Tensor
 from .core import Noise, f64, require
 from .forward import LinearSDE, NoisePredictor, cholesky
-from compsamp.sampling import (
-    EDMHeun,
-    Heun,
-    Route,
-    Sampler,
-    as_route,
-    finish,
-    grid,
-    main_points,
-    nfe,
-    points,
-    restarted,
-    sample,
-    states,
-)
+from .sampling import EDMHeun, Heun, Route, Sampler, as_route, final_denoise, grid, main_points, nfe, points_for_budget, restarted, sample, states
 
 # %% ../nbs/13_restart.ipynb #c15266ba
 @dataclass(frozen=True)
@@ -265,7 +251,7 @@ def adds(
     draw = Noise(seed, len(x), (p.k * x.shape[1], *x.shape[2:]), 0, x.dtype, x.device)
     z = p.perturb(x, t[0], draw())
     inner = grid(p, interval.points, kind, top=min(interval.t_max, p.T), bottom=interval.t_min)
-    once = finish(denoiser, z, interval.t_min)
+    once = final_denoise(denoiser, z, interval.t_min)
     for z in states(sampler, denoiser, Route(t, ((0, inner, 1),)), z, draw):
         pass
     return float(((spectrum(z) / spectrum(once)).sqrt() - 1).square().mean().sqrt())
@@ -325,7 +311,7 @@ def plan_restart(
     "Restart for a budget: runs every candidate on Gaussian data with the spectrum of a small batch, and what stays through the network once; ValueError for a budget below six points."
     p = denoiser.process
     s = sampler or (EDMHeun() if p.k == 1 else Heun())
-    full = points(s, budget)
+    full = points_for_budget(s, budget)
     require(0 < error < 1, "error", error, "in (0, 1)")
     require(
         full >= 6,

@@ -6,7 +6,6 @@ __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings
            'find_process', 'build_network', 'load', 'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -180,7 +179,9 @@ def build_network(card: dict) -> nn.Module:
     require(kind == "UNet", "network.kind", kind, own)
     known = networks.PARAMETRISATIONS
     require(predicts in known, "network.predicts", predicts, f"one of {list(known)}")
-    return known[predicts](networks.construct(networks.UNet, spec), find_process(card["process"]))
+    return known[predicts](
+        networks.construct_network(networks.UNet, spec), find_process(card["process"])
+    )
 
 
 def load(
@@ -191,11 +192,11 @@ def load(
 ) -> networks.Denoiser:
     "A trained network, bound to its process and ready to sample."
     where = pick_device(device)
-    folder = networks.located(name)
+    folder = networks.checkpoint_folder(name)
     card = networks.read_card(folder)
     net = build_network(card) if network is None else network
     path = folder / card.get("weights", "weights.safetensors")
-    networks.fill(getattr(net, "net", net), networks.read_tensors(path), path)
+    networks.fill_weights(getattr(net, "net", net), networks.read_tensors(path), path)
     net = net.eval().requires_grad_(False)
     process = find_process(card["process"])
     denoiser = networks.Denoiser(net, process, card["shape"], amp=amp, card=card)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compsamp import networks, sampling
 
-needs_network = pytest.mark.skipif('fashion-vp' not in networks.shipped(), reason='no shipped network')
+needs_network = pytest.mark.skipif('fashion-vp' not in networks.shipped_networks(), reason='no shipped network')
 
 
 def run(args, capsys):

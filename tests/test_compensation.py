@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 import torch
 from compsamp import data, demo, networks, training
-from compsamp.compensation import (ARMS, Arm, Compensated, CompensatedDDIM, Compensation, Larger, LightUNet, ModuleObjective, OBJECTIVES, fits, hop, light,
-                                   load_module, main, mark, options, price, save_module, term, train_arm, weights)
+from compsamp.compensation import ARMS, Arm, Compensated, CompensatedDDIM, Compensation, Larger, LightUNet, ModuleObjective, OBJECTIVES, correction_size, ddim_step, fits, light_module, load_module, main, mark, options, price, save_module, train_arm, weights
 from compsamp.core import Noise
 from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
 from compsamp.mixtures import PerturbedDenoiser, ring
 from compsamp.psld import PSLD
-from compsamp.sampling import DDIM, DDPM, DPMpp2M, EDMHeun, Heun, grid, sample, scales, states
-from compsamp.training import Dice, Trainer
+from compsamp.sampling import DDIM, DDPM, DPMpp2M, EDMHeun, Heun, grid, sample, signal_and_noise, states
+from compsamp.training import StepRandom, Trainer
 
 MIX, VPS = ring(8, .8, .3, .2), VP()
 SCALAR = [VP(), CosineVP(), SubVP(), VE(), EDM()]
@@ -87,7 +86,7 @@ def test_off_and_identity_change_no_bit(p):
 
 
 def test_wrapper_contract(net):
-    m = light(net); d = Compensated(net, m, .5); assert d.shape == net.shape and d.device == net.device and d.card is net.card and d.network is net.network
+    m = light_module(net); d = Compensated(net, m, .5); assert d.shape == net.shape and d.device == net.device and d.card is net.card and d.network is net.network
     b = d.bind(labels=torch.tensor([1, 2]), guidance=2.); assert isinstance(b, Compensated) and b.evals == 2 and b.strength == .5 and d.inner.labels is None
     z = torch.zeros(2, 1, 28, 28); b.eps(z, .5); assert b.nfe == 2 and d.nfe == 0
     assert d.to('cpu') is d and torch.equal(d.eps(z, .5), net.predict(z, .5)) and d.nfe == 1
@@ -97,8 +96,8 @@ def test_wrapper_contract(net):
 
 
 def test_light(net):
-    m = light(net, seed=3); assert networks.parameters(m) <= .15 * networks.parameters(net.network) and torch.equal(light(net, seed=3).inp.weight, m.inp.weight)
-    state = torch.get_rng_state(); light(net); assert torch.equal(state, torch.get_rng_state())
+    m = light_module(net, seed=3); assert networks.count_parameters(m) <= .15 * networks.count_parameters(net.network) and torch.equal(light_module(net, seed=3).inp.weight, m.inp.weight)
+    state = torch.get_rng_state(); light_module(net); assert torch.equal(state, torch.get_rng_state())
     x = torch.randn(2, 1, 28, 28); assert torch.equal(m(x, torch.ones(2)), x); torch.nn.init.ones_(m.out.bias); assert torch.allclose(m(x, torch.ones(2)), x + 1)
     c = price(net, m, batch=4, repeats=2); assert c['parameters'] < .15 and c['compensated'] > 0 and c['time'] > .5
 
@@ -106,7 +105,7 @@ def test_light(net):
 def test_card(tiny, tmp_path):
     m = small_module(tiny); save_module(tmp_path / 'm', m, note='x'); n = load_module(tmp_path / 'm', tiny); x, t = torch.randn(2, 1, 8, 8), torch.tensor([100., 900.])
     assert torch.equal(m(x, t), n(x, t)) and n.card['note'] == 'x' and n.card['module'] == m.card['module'] and not any(p.requires_grad for p in n.parameters())
-    card = json.loads((tmp_path / 'm/card.json').read_text()); assert card['process']['name'] == 'VP' and card['shape'] == [1, 8, 8] and card['network']['parameters'] == networks.parameters(m)
+    card = json.loads((tmp_path / 'm/card.json').read_text()); assert card['process']['name'] == 'VP' and card['shape'] == [1, 8, 8] and card['network']['parameters'] == networks.count_parameters(m)
     assert sorted(p.name for p in (tmp_path / 'm').iterdir()) == ['card.json', 'weights.safetensors']
     other = networks.Denoiser(tiny.network.net, CosineVP(), (1, 8, 8))
     with pytest.raises(ValueError, match='CosineVP'): load_module(tmp_path / 'm', other)
@@ -126,7 +125,7 @@ def test_pairs(tiny):
     x0 = pictures(6); times = grid(VPS, 7).numpy(); psi = lambda t: np.exp(-(.1 * t + 9.95 * t * t) / 2); sig = lambda t: np.sqrt(1 - psi(t) ** 2); col = lambda v: np.asarray(v)[:, None, None, None]
     eps = lambda z, t: tiny.predict(torch.from_numpy(z).float(), torch.from_numpy(t)).numpy().astype(float); step = lambda z, e, t, s: col(psi(s) / psi(t)) * z + col(sig(s) - psi(s) * sig(t) / psi(t)) * e
     for pairs, n, far in (('exact', 1, 0), ('rollout', 2, 2), ('finer', 3, 1)):
-        x, y, t = ModuleObjective(tiny, pairs, 7, n).draw(x0, Dice(4, 0, 'cpu')); dice = Dice(4, 0, 'cpu'); i = (dice.uniform(6).numpy() * (7 - far)).astype(int); u = times[i]
+        x, y, t = ModuleObjective(tiny, pairs, 7, n).draw(x0, StepRandom(4, 0, 'cpu')); dice = StepRandom(4, 0, 'cpu'); i = (dice.uniform(6).numpy() * (7 - far)).astype(int); u = times[i]
         z = col(psi(u)) * x0.numpy() + col(sig(u)) * dice.normal(x0.shape).numpy(); start = z, u
         if pairs == 'rollout':
             for j in range(n): z, u = step(z, eps(z, u), u, times[i + j + 1]), times[i + j + 1]
@@ -162,7 +161,7 @@ def test_objective_one_step(tiny, tmp_path):
     "One compensated step and the error of v, in numpy."
     m = small_module(tiny); save_module(tmp_path / 'm', m); x0, toy, times = pictures(8), Toy(), grid(VPS, 10).numpy(); psi = lambda t: np.exp(-(.1 * t + 9.95 * t * t) / 2); col = lambda v: np.asarray(v)[:, None, None, None]; sig = lambda t: np.sqrt(1 - psi(t) ** 2)
     for how, module, strength, reading in (('plain', '', 1., 're-estimated'), ('one-step', '', 1., 're-estimated'), ('one-step', str(tmp_path / 'm'), .7, 're-estimated'), ('one-step', str(tmp_path / 'm'), .7, 'frozen')):
-        got = Compensation(how, 10, module, strength, reading)(toy, None, VPS, x0, None, Dice(1, 0, 'cpu')); dice = Dice(1, 0, 'cpu'); i = (dice.uniform(8).numpy() * 10).astype(int)
+        got = Compensation(how, 10, module, strength, reading)(toy, None, VPS, x0, None, StepRandom(1, 0, 'cpu')); dice = StepRandom(1, 0, 'cpu'); i = (dice.uniform(8).numpy() * 10).astype(int)
         near = i if how == 'plain' else np.maximum(i - 1, 0); t, s = times[near], times[i]; z = col(psi(t)) * x0.numpy() + col(sig(t)) * dice.normal(x0.shape).numpy()
         if how == 'one-step':
             e = np.sin(.5 * z + col(t)); x = (z - col(sig(t)) * e) / col(psi(t)); new = col(psi(s)) * x + col(sig(s)) * e
@@ -178,16 +177,16 @@ def test_objective_one_step(tiny, tmp_path):
 def test_objective_persistent():
     "Every place walks down the grid with its picture, and takes a new one at the end; a second network has states of its own."
     o, toy, other, a, b = Compensation('persistent', 4), Toy(), Toy(), pictures(8)[:4], pictures(8)[4:]; times = grid(VPS, 4)
-    dice = Dice(3, 0, 'cpu'); o(toy, None, VPS, a, None, dice); first = {k: v for k, v in o.held[toy].items()}; i = first['i'] - 1; assert sorted(i.tolist()) == [0, 1, 2, 3]
-    o(toy, None, VPS, b, None, Dice(3, 1, 'cpu')); h = o.held[toy]; done = i == 3
+    dice = StepRandom(3, 0, 'cpu'); o(toy, None, VPS, a, None, dice); first = {k: v for k, v in o.held[toy].items()}; i = first['i'] - 1; assert sorted(i.tolist()) == [0, 1, 2, 3]
+    o(toy, None, VPS, b, None, StepRandom(3, 1, 'cpu')); h = o.held[toy]; done = i == 3
     for j in range(4):
         if done[j]: assert torch.equal(h['x'][j], b[j]) and int(h['i'][j]) == 1
         else: assert torch.equal(h['x'][j], a[j]) and int(h['i'][j]) == int(i[j]) + 2
     for j in range(4):                                                # one of DDIM's steps between the two calls
         if int(i[j]) < 2:
-            t, s = times[int(i[j]) + 1:int(i[j]) + 3]; z = first['z'][j:j + 1]; e = toy(z, 1000 * t.float()[None]).detach(); (p, g), (q, k) = scales(VPS, t), scales(VPS, s)
+            t, s = times[int(i[j]) + 1:int(i[j]) + 3]; z = first['z'][j:j + 1]; e = toy(z, 1000 * t.float()[None]).detach(); (p, g), (q, k) = signal_and_noise(VPS, t), signal_and_noise(VPS, s)
             assert torch.allclose(h['z'][j:j + 1], (float(q / p) * z + float(k - q / p * g) * e), atol=1e-4)
-    o(other, None, VPS, a, None, Dice(3, 0, 'cpu')); assert torch.equal(o.held[other]['i'], first['i']) and torch.equal(o.held[toy]['i'], h['i'])
+    o(other, None, VPS, a, None, StepRandom(3, 0, 'cpu')); assert torch.equal(o.held[other]['i'], first['i']) and torch.equal(o.held[toy]['i'], h['i'])
 
 
 def test_objectives_in_the_trainer(tiny, tmp_path):
@@ -201,12 +200,12 @@ def test_objectives_in_the_trainer(tiny, tmp_path):
 
 
 def test_term():
-    d = MIX.denoiser(VPS); times = grid(VPS, 8); got = term(d, lambda x, t: x + 2, MIX.sample(20).float(), times); assert torch.allclose(got, 2 * weights(VPS, times[:-1], times[1:]), rtol=1e-5)
-    assert not term(d, lambda x, t: x, MIX.sample(20), times).any()
+    d = MIX.denoiser(VPS); times = grid(VPS, 8); got = correction_size(d, lambda x, t: x + 2, MIX.sample(20).float(), times); assert torch.allclose(got, 2 * weights(VPS, times[:-1], times[1:]), rtol=1e-5)
+    assert not correction_size(d, lambda x, t: x, MIX.sample(20), times).any()
 
 
 def test_hop_over_no_distance():
-    z, t = torch.randn(3, 2).double(), torch.tensor([.2, .5, .9], dtype=torch.float64); assert torch.allclose(hop(VPS, z, z, t, t, bend), z, atol=1e-12)
+    z, t = torch.randn(3, 2).double(), torch.tensor([.2, .5, .9], dtype=torch.float64); assert torch.allclose(ddim_step(VPS, z, z, t, t, bend), z, atol=1e-12)
 
 
 def test_command(tmp_path, capsys):
@@ -221,7 +220,7 @@ ARM_WORDS = ['--first', '2', '--marks', '4', '6', '--batch', '8', '--nfe', '2', 
 
 def test_error_of_x0(tiny):
     "The loss 'x0' is the mean square of x0hat - x0, by hand."
-    x0 = pictures(6); got = Compensation('plain', 10, error='x0')(tiny.network, None, VPS, x0, None, Dice(0, 0, 'cpu')); dice = Dice(0, 0, 'cpu')
+    x0 = pictures(6); got = Compensation('plain', 10, error='x0')(tiny.network, None, VPS, x0, None, StepRandom(0, 0, 'cpu')); dice = StepRandom(0, 0, 'cpu')
     t = grid(VPS, 10)[(dice.uniform(6) * 10).long()]; w = dice.normal(x0.shape); psi, sigma = (torch.tensor([f(float(u)) for u in t]) for f in (lambda u: math.exp(-(.05 * u + 4.975 * u * u)), lambda u: math.sqrt(-math.expm1(-(.1 * u + 9.95 * u * u)))))
     col = lambda v: v.float()[:, None, None, None]; z = col(psi) * x0 + col(sigma) * w; e = tiny.network(z, 1000 * t)
     assert torch.allclose(got, ((z - col(sigma) * e) / col(psi) - x0).square().mean(), rtol=1e-3)
@@ -230,7 +229,7 @@ def test_error_of_x0(tiny):
 def test_larger_is_compensation_built_in(tiny):
     m = small_module(tiny); z, t = torch.randn(3, 1, 8, 8), torch.tensor([.1, .5, .9]).double(); both = Larger(tiny.network, m)
     assert torch.allclose(both(z, 1000 * t), Compensated(tiny, m).predict(z, t), atol=1e-4) and not torch.allclose(both(z, 1000 * t), tiny.predict(z, t), atol=1e-3)
-    assert networks.parameters(both) == networks.parameters(tiny.network) + networks.parameters(m)
+    assert networks.count_parameters(both) == networks.count_parameters(tiny.network) + networks.count_parameters(m)
 
 
 def test_arms(tmp_path):
@@ -271,11 +270,11 @@ def test_bad_input(tiny):
     with pytest.raises(ValueError, match='shape'): Compensated(d, lambda x, t: x[:, :1]).predict(torch.ones(2, 2), .5)
     with pytest.raises(ValueError, match='patch'): LightUNet(patch=0)
     with pytest.raises(ValueError, match='patch = 4'): LightUNet()(torch.ones(1, 1, 30, 28), torch.ones(1))
-    with pytest.raises(ValueError, match='parameters'): light(tiny)
+    with pytest.raises(ValueError, match='parameters'): light_module(tiny)
     with pytest.raises(ValueError, match='k = 1'): ModuleObjective(MIX.denoiser(PSLD()))
     with pytest.raises(ValueError, match='process'): ModuleObjective(tiny)(None, None, CosineVP(), None, None, None)
     with pytest.raises(ValueError, match='points'): Compensation(points=1)
     with pytest.raises(ValueError, match='finer|steps'): ModuleObjective(tiny, 'finer', 5, 1)
     with pytest.raises(FileNotFoundError, match='nowhere'): Compensation(module='nowhere')
-    with pytest.raises(ValueError, match='k = 1'): Compensation()(None, None, PSLD(), torch.zeros(1, 1, 8, 8), None, Dice(0, 0, 'cpu'))
+    with pytest.raises(ValueError, match='k = 1'): Compensation()(None, None, PSLD(), torch.zeros(1, 1, 8, 8), None, StepRandom(0, 0, 'cpu'))
     fits({}, VPS, (3, 9, 9))

@@ -135,18 +135,18 @@ def test_training_learns_and_resumes(tmp_path):
 
 
 def test_blind_share():
-    x, dice = X.repeat(16, 1, 1, 1), training.Dice(0, 0, 'cpu')
+    x, dice = X.repeat(16, 1, 1, 1), training.StepRandom(0, 0, 'cpu')
     assert (P.Restoration(blind=0.).views(x, dice)[:, -1].abs() == 1).all() and (P.Restoration(blind=1.).views(x, dice)[:, -1] == 0).all()
-    v = P.Restoration(blind=.5).views(x, training.Dice(0, 0, 'cpu')); assert 30 < int((v[:, -1].flatten(1).abs().sum(1) == 0).sum()) < 98
+    v = P.Restoration(blind=.5).views(x, training.StepRandom(0, 0, 'cpu')); assert 30 < int((v[:, -1].flatten(1).abs().sum(1) == 0).sum()) < 98
     told = v[:, -1].flatten(1).abs().sum(1) > 0; hidden = v[told][:, 1] < 0; assert (v[told][:, 0][hidden] == 0).all()
 
 
 def test_compensated_restoration():
-    d, c = fresh(); module = compensation.light(c); m = masks('half', 8)
+    d, c = fresh(); module = compensation.light_module(c); m = masks('half', 8)
     with torch.no_grad(): module.out.bias.fill_(.5)
     a, b = restore(c, X, m, times=3).x, restore(compensation.Compensated(c, module), X, m, times=3); assert b.nfe == 3 and not torch.equal(a, b.x) and torch.equal(b.x[m], X[m])
     assert torch.equal(restore(compensation.Compensated(c, module, 0.), X, m, times=3).x, a)
-    loss = P.RestorationModule(c)(module, None, VP(), X, None, training.Dice(0, 0, 'cpu')); assert torch.isfinite(loss) and loss.requires_grad
+    loss = P.RestorationModule(c)(module, None, VP(), X, None, training.StepRandom(0, 0, 'cpu')); assert torch.isfinite(loss) and loss.requires_grad
 
 
 def test_module_of_another_process_size_or_network(tmp_path, files, capsys):

@@ -11,7 +11,7 @@ from compsamp.core import Noise, f64
 from compsamp.forward import CosineVP, NoisePredictor, SubVP, VP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD, SSCS
-from compsamp.sampling import DDIM, EulerMaruyama, finish, grid, nfe, parse_sampler, points, registry, sample, states
+from compsamp.sampling import DDIM, EulerMaruyama, final_denoise, grid, nfe, parse_sampler, points_for_budget, registry, sample, states
 from compsamp.splitting import COBA, CSE, CVV, NBAO, NOBA, NOBAB, NSE, NVV, RBAO, ROBA, ROBAB, RSE, RVV, Splitting
 
 PROCESSES = [PSLD(), PSLD(.25, 4.25), PSLD(beta=.1, beta_max=16.), CLD()]
@@ -192,7 +192,7 @@ def truth():
     "Per process: exact denoiser, start, and where an adaptive solver ends."
     out = {}
     for p in PROCESSES[:1] + PROCESSES[2:]:
-        d = WIDE.denoiser(p); z = p.perturb(WIDE.sample(24, seed=3), 1., Noise(5, 24, (4,), dtype=torch.float64)()); out[str(p)] = d, z, psld.flow(d, z, 1., .1, 1e-11, 'DOP853')[0]
+        d = WIDE.denoiser(p); z = p.perturb(WIDE.sample(24, seed=3), 1., Noise(5, 24, (4,), dtype=torch.float64)()); out[str(p)] = d, z, psld.reference_flow(d, z, 1., .1, 1e-11, 'DOP853')[0]
     return out
 
 
@@ -206,7 +206,7 @@ def test_order_of_flows(s, p, truth):
 def test_second_half_of_rvv_is_worth_its_time():
     "The momentum's local error: RVV at least 20 times below NVV at h = 0.005, and only because its last score is taken at the step's end."
     p = PSLD(); d = WIDE.denoiser(p); z = p.perturb(WIDE.sample(64, seed=3), .5, Noise(5, 64, (4,), dtype=torch.float64)())
-    def local(s, h): return float((last(states(s, d, [.5, .5 - h], z, denoise=False)) - psld.flow(d, z, .5, .5 - h, 1e-13, 'DOP853')[0])[:, 2:].norm(dim=1).mean())
+    def local(s, h): return float((last(states(s, d, [.5, .5 - h], z, denoise=False)) - psld.reference_flow(d, z, .5, .5 - h, 1e-13, 'DOP853')[0])[:, 2:].norm(dim=1).mean())
     n, r, late = local(NVV(), .005), local(RVV(), .005), local(Splitting('BAB', 'tts'), .005)
     assert n / r > 20 and abs(late / r - 1) < .1
 
@@ -264,7 +264,7 @@ class Zero(NoisePredictor):
 def test_promised_nfe_and_draws(s):
     for n in (1, 2, 3, 10, 300):
         d, draw = Zero(PSLD()), Noise(0, 1, (2,)); last(states(s, d, grid(PSLD(), n), torch.ones(1, 2), draw))
-        assert d.nfe == nfe(s, n) and points(s, d.nfe) == n and draw.count == s.draws * (n - 1)
+        assert d.nfe == nfe(s, n) and points_for_budget(s, d.nfe) == n and draw.count == s.draws * (n - 1)
 
 
 @pytest.mark.parametrize('s', FLOWS + RANDOM, ids=str)
@@ -288,7 +288,7 @@ def test_momentum_noise_alone_is_enough_without_gamma():
 def test_denoise_step_is_one_drift():
     p = PSLD(); d = Toy(p); z = torch.randn(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)); t = 1e-3
     F, _, D = drift(p); a = z.unflatten(1, (2, 5)).numpy(); s = np.einsum('ij,njd->nid', gain(p, t), np.stack([eps(x, t) for x in a]))
-    want = a - t * p.beta * (np.einsum('ij,njd->nid', F, a) - np.einsum('ij,njd->nid', D, s)); assert np.abs(finish(d, z, t).numpy() - want[:, 0]).max() < 1e-12
+    want = a - t * p.beta * (np.einsum('ij,njd->nid', F, a) - np.einsum('ij,njd->nid', D, s)); assert np.abs(final_denoise(d, z, t).numpy() - want[:, 0]).max() < 1e-12
 
 
 def test_names():
@@ -309,7 +309,7 @@ def test_names():
     (lambda: sample(Conjugate(25.), Zero(PSLD()), 21), 'lambda_max'), (lambda: sample(Conjugate(12., 'ones'), Zero(PSLD()), 21), 'lambda_max'),
     (lambda: sample(CVV(lam=50.), Zero(PSLD()), 21), 'lambda_max'), (lambda: sample(RVV(), Zero(VP()), 5), 'k = 2'), (lambda: sample(SSCS(), Zero(VP()), 5), 'k = 2'),
     (lambda: PSLD(beta_max=0.), 'beta_max'), (lambda: PSLD(mass=.3), 'mass'), (lambda: PSLD(nu=.01), 'nu'), (lambda: PSLD(beta=-1.), 'beta'),
-    (lambda: psld.flow(Zero(PSLD()), torch.ones(1, 2), .1, 1.), 'falling'), (lambda: psld.flow(Zero(PSLD()), torch.ones(1, 2), 1., .1, 0.), 'tol'), (lambda: psld.DSM().pair(VP(), None, None, None), 'process')])
+    (lambda: psld.reference_flow(Zero(PSLD()), torch.ones(1, 2), .1, 1.), 'falling'), (lambda: psld.reference_flow(Zero(PSLD()), torch.ones(1, 2), 1., .1, 0.), 'tol'), (lambda: psld.DSM().pair(VP(), None, None, None), 'process')])
 def test_bad_input(make, words):
     with pytest.raises(ValueError, match=words): make()
 

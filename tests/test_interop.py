@@ -4,7 +4,7 @@ import pytest, torch
 from conftest import ROOT, missing
 from compsamp import interop, load
 from compsamp.core import Noise
-from compsamp.forward import EDM, VP, CosineVP, discrete_betas, discrete_times, moments
+from compsamp.forward import CosineVP, EDM, VP, discrete_betas, discrete_times, integrate_moments
 from compsamp.interop import Dialogue, Table, as_noise, export_pretrained, from_diffusers, import_pretrained, number, schedule, to_diffusers, torch_noise, wrap
 from compsamp.mixtures import ring
 from compsamp.networks import PARAMETRISATIONS, Denoiser, PredictEDM, process_card
@@ -58,7 +58,7 @@ def test_table_between_its_nodes():
     f, g = 1000 * t % 1, (1000 * t).floor().long(); B = torch.cat([torch.zeros(1).double(), -TABLES['linear'].log().cumsum(0)])
     assert float((p.integral(t, 0.) - ((1 - f) * B[g] + f * B[g + 1])).abs().max()) < 1e-12
     assert float((p.rho(p.time(torch.tensor([.005, .3, 7.]).double())) - torch.tensor([.005, .3, 7.]).double()).abs().max()) < 1e-9
-    few = Table((.95, .7, .2)); P, S = moments(few, .6, .4); Q, R = few.transition(.6, .4)           # one cell: from F and G alone
+    few = Table((.95, .7, .2)); P, S = integrate_moments(few, .6, .4); Q, R = few.transition(.6, .4)           # one cell: from F and G alone
     assert float((P - Q).abs().max()) < 1e-9 and float((S - R).abs().max()) < 1e-9
     assert abs(float(few.beta(1 / 3)) - -3 * math.log(.95)) < 1e-12 and abs(float(few.beta(.34)) - -3 * math.log(.7 / .95)) < 1e-12      # at a node: the cell below
     assert repr(few) == 'Table(3 levels from 0.95 to 0.2)' and hash(few) == hash(Table([.95, .7, .2]))
@@ -332,9 +332,9 @@ def test_latents_of_a_tiny_stable_diffusion(diffusers, unet):
 
 def test_a_module_for_a_foreign_network(diffusers, unet, tmp_path):
     "A compensation module is fitted to it, wraps it, and is read back for it; not for one with another table."
-    from compsamp.compensation import Compensated, ModuleObjective, fit_stretch, load_module, save_module
+    from compsamp.compensation import Compensated, ModuleObjective, fit_timewise_scaling, load_module, save_module
     d = from_diffusers(unet, diffusers.DDPMScheduler(beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012, clip_sample=False)); x = torch.rand(40, *d.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    m = fit_stretch(ModuleObjective(d, 'finer', 4, 2), x); save_module(tmp_path / 'm', m); again = load_module(tmp_path / 'm', d)
+    m = fit_timewise_scaling(ModuleObjective(d, 'finer', 4, 2), x); save_module(tmp_path / 'm', m); again = load_module(tmp_path / 'm', d)
     a, b, off = (sample(parse_sampler('ddim'), v, 4, n=2, seed=1).x for v in (Compensated(d, m), Compensated(d, again), d)); assert torch.equal(a, b) and not torch.equal(a, off)
     other = from_diffusers(unet, diffusers.DDPMScheduler(clip_sample=False))
     with pytest.raises(ValueError, match='one trained for the process at hand'): Compensated(other, m)

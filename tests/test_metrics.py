@@ -19,18 +19,18 @@ def test_shipped_moments_belong_to_the_shipped_classifier():
     assert (torch.linalg.eigvalsh(ref['cov']) > 0).all()
 
 def test_frechet_known_answers():
-    a = normal(4000, 6); m = metrics.moments(a)
+    a = normal(4000, 6); m = metrics.feature_moments(a)
     assert abs(metrics.frechet(a, m)) < 1e-8
     assert abs(metrics.frechet(a + 2, m) - 6 * 4) < 1e-8                      # a shift
-    assert abs(metrics.frechet(3 * a, metrics.moments(a)) - (4 * m['mean'].square().sum() + 4 * m['cov'].trace())) < 1e-7   # (3 - 1)^2 tr
-    far = metrics.frechet(a + 1e4, metrics.moments(a + 1e4)); assert abs(far) < 1e-3   # large means cost digits, no more
+    assert abs(metrics.frechet(3 * a, metrics.feature_moments(a)) - (4 * m['mean'].square().sum() + 4 * m['cov'].trace())) < 1e-7   # (3 - 1)^2 tr
+    far = metrics.frechet(a + 1e4, metrics.feature_moments(a + 1e4)); assert abs(far) < 1e-3   # large means cost digits, no more
 
 def test_frechet_does_not_depend_on_order_or_rotation():
     a, b = normal(300, 5), 1 + 2 * normal(400, 5, seed=1); q = torch.linalg.qr(normal(5, 5, seed=2))[0]
-    d = metrics.frechet(a, metrics.moments(b))
-    assert abs(metrics.frechet(a.flip(0), metrics.moments(b)) - d) < 1e-9 and abs(metrics.frechet(a @ q, metrics.moments(b @ q)) - d) < 1e-9
+    d = metrics.frechet(a, metrics.feature_moments(b))
+    assert abs(metrics.frechet(a.flip(0), metrics.feature_moments(b)) - d) < 1e-9 and abs(metrics.frechet(a @ q, metrics.feature_moments(b @ q)) - d) < 1e-9
 
-@pytest.mark.parametrize('f', [lambda x: metrics.frechet(x, metrics.moments(normal(300, 4))), metrics.moments,
+@pytest.mark.parametrize('f', [lambda x: metrics.frechet(x, metrics.feature_moments(normal(300, 4))), metrics.feature_moments,
                                lambda x: metrics.precision_recall(x, normal(300, 4)), lambda x: metrics.precision_recall(normal(300, 4), x),
                                lambda x: metrics.wasserstein(x, normal(300, 4)), lambda x: metrics.sliced_wasserstein(normal(300, 4), x)])
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])

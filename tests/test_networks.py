@@ -27,11 +27,11 @@ def test_any_size_of_picture(size, mults):
 def test_layout_is_what_shipped_checkpoints_hold():
     names = list(N.UNet(width=8).state_dict())
     assert {n.split('.')[0] for n in names} == {'time', 'label', 'inp', 'down', 'pool', 'mid', 'up', 'grow', 'norm', 'out'}
-    for name in N.shipped():
+    for name in N.shipped_networks():
         card = N.read_card(N.WEIGHTS / name)
         held = load_file(N.WEIGHTS / name / card.get('weights', 'weights.safetensors')); net = N.build(card)
         assert {n: v.shape for n, v in held.items()} == {n: v.shape for n, v in getattr(net, 'net', net).state_dict().items()}
-        assert N.load(name).card['network']['parameters'] == N.parameters(net)
+        assert N.load(name).card['network']['parameters'] == N.count_parameters(net)
 
 def test_pictures_do_not_see_each_other():
     net, s, y = woken(), torch.tensor([100., 500., 900.]), torch.tensor([1, 10, 3])

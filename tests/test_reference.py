@@ -20,7 +20,7 @@ from compsamp.compensation import Compensated, load_module
 from compsamp.data import embedded
 from compsamp.networks import PARAMETRISATIONS, UNet
 from compsamp.restart import RestartInterval, restart
-from compsamp.sampling import grid, parse_sampler, points, sample
+from compsamp.sampling import grid, parse_sampler, points_for_budget, sample
 from compsamp.training import Trainer, parse_objective, parse_process
 
 REFERENCE = Path(__file__).parent / "data" / "reference.npz"
@@ -113,7 +113,7 @@ def pictures(name: str, row: str) -> np.ndarray:
     "Pictures of a row at ten evaluations."
     text, kind = row.split("@")
     denoiser, sampler = network(name), parse_sampler(text)
-    return draw(denoiser, sampler, grid(denoiser.process, points(sampler, EVALUATIONS), kind))
+    return draw(denoiser, sampler, grid(denoiser.process, points_for_budget(sampler, EVALUATIONS), kind))
 
 
 def restart_walk() -> np.ndarray:

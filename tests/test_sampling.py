@@ -10,8 +10,7 @@ from compsamp.forward import CosineVP, EDM, NoisePredictor, SubVP, VE, VP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import PSLD
 from compsamp import sampling
-from compsamp.sampling import (DDIM, DDPM, DEIS2, DPMpp2M, EDMHeun, Euler, EulerMaruyama, Heun, PNDM, SAMPLERS, descend,
-                               grid, lag, nfe, parse_sampler, points, sample, scales, slopes, states)
+from compsamp.sampling import DDIM, DDPM, DEIS2, DPMpp2M, EDMHeun, Euler, EulerMaruyama, Heun, PNDM, SAMPLERS, descend, drift_terms, grid, lag, nfe, parse_sampler, points_for_budget, sample, signal_and_noise, states
 
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM()]
 FLOWS = [Euler(), Heun(), DDIM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()]
@@ -39,7 +38,7 @@ def truth():
         z = p.perturb(MIXTURE.sample(16), t[0], torch.randn(16, 2, generator=g, dtype=torch.float64))
 
         def velocity(u, y):
-            F, _, E = slopes(p, f64([u])); z_ = torch.as_tensor(y).view(z.shape)
+            F, _, E = drift_terms(p, f64([u])); z_ = torch.as_tensor(y).view(z.shape)
             return (F[0].item() * z_ + E[0].item() / 2 * d.predict(z_, u)).flatten().numpy()
         end = solve_ivp(velocity, t, z.flatten().numpy(), method='DOP853', rtol=1e-11, atol=1e-11).y[:, -1]
         out[p] = d, z, torch.as_tensor(end).view(z.shape)
@@ -63,7 +62,7 @@ def moment_errors(s, p, times, m=.7, v=.25):
     "Mean and variance of the result, minus the exact ones, for Gaussian data: every run is an affine map of start and draws."
     rows = len(times) + 1; z = torch.zeros(rows, 1, dtype=torch.float64); z[1] = 1
     out = last(states(s, GaussianMixture([[m]], [[[v]]]).denoiser(p), times, z, Unit(rows), denoise=False))[:, 0]
-    a, b = out[1] - out[0], out[2:] - out[0]; (ps, g), (q, h) = scales(p, times[0]), scales(p, times[-1])
+    a, b = out[1] - out[0], out[2:] - out[0]; (ps, g), (q, h) = signal_and_noise(p, times[0]), signal_and_noise(p, times[-1])
     return float(out[0] + a * ps * m - q * m), float(a ** 2 * (ps ** 2 * v + g ** 2) + (b ** 2).sum() - q ** 2 * v - h ** 2)
 
 
@@ -118,7 +117,7 @@ class Zero(NoisePredictor):
 def test_promised_nfe_and_draws(s):
     for n in (1, 2, 3, 7, 10, 50, 999, 1000):
         d, draw = Zero(VP()), Noise(0, 1, (1,)); last(states(s, d, grid(VP(), n), torch.ones(1, 1), draw))
-        assert d.nfe == nfe(s, n) and points(s, d.nfe) == n and points(s, d.nfe + s.evals - 1) == n
+        assert d.nfe == nfe(s, n) and points_for_budget(s, d.nfe) == n and points_for_budget(s, d.nfe + s.evals - 1) == n
         assert draw.count <= s.draws * (n - 1) and (hasattr(s, 's_max') or draw.count == s.draws * (n - 1))
     assert sample(s, Zero(VP()), 7, n=5, batch=2).nfe == nfe(s, 7)
 
@@ -183,7 +182,7 @@ def test_momentum():
     (lambda: sample(DDIM(), Zero(VP()), [1., .5, .6]), 'strictly falling'), (lambda: sample(DDIM(), Zero(VP()), [1., .5, 0.]), 'infinite'),
     (lambda: sample(DDIM(), Zero(VP()), [1., 1.]), 'strictly falling'), (lambda: sample(DDIM(), Zero(VP()), [1.5, 1.]), r'inside \(0, T = 1.0\]'),
     (lambda: sample(DDIM(), Zero(VP()), -3), 'n = -3'), (lambda: sample(DDIM(), Zero(VP()), 5, batch=0), 'batch'), (lambda: sample(DDIM(), Zero(VP()), 5, seed=-1), 'seed'),
-    (lambda: last(states(EulerMaruyama(), Zero(VP()), [1., .5], torch.ones(1, 1))), 'draw'), (lambda: points(Heun(), 0), 'nfe = 0')])
+    (lambda: last(states(EulerMaruyama(), Zero(VP()), [1., .5], torch.ones(1, 1))), 'draw'), (lambda: points_for_budget(Heun(), 0), 'nfe = 0')])
 def test_bad_input(make, words):
     with pytest.raises(ValueError, match=words): make()
 

@@ -8,7 +8,7 @@ from compsamp.forward import VP
 from compsamp.mixtures import ring
 from compsamp.psld import CLD, PSLD
 
-def dice(seed=3): return T.Dice(seed, 5, 'cpu')
+def dice(seed=3): return T.StepRandom(seed, 5, 'cpu')
 def said(z, s): return np.sin(1.7 * z + s[:, None, None, None] / 300) * .8          # what the network under test says, in numpy
 def net(z, s, labels=None): return torch.from_numpy(said(z.double().numpy(), s.double().numpy())).float()
 def teacher(z, s, labels=None): return torch.from_numpy(said(1.3 * z.double().numpy(), s.double().numpy())).float()
@@ -83,7 +83,7 @@ def test_networks_for_the_momentum_alone():
 def test_bad_numbers(bad, words):
     with pytest.raises(ValueError, match=words): S.SkipStep(**bad)
     if 'eta' not in bad:
-        for f in (lambda: S.kappa(VP(), .5, **bad), lambda: S.Shrunk(ring().denoiser(VP()), **bad)):
+        for f in (lambda: S.kappa(VP(), .5, **bad), lambda: S.ScaledDenoiser(ring().denoiser(VP()), **bad)):
             with pytest.raises(ValueError, match=words): f()
 
 def test_no_averaged_network():
@@ -91,15 +91,15 @@ def test_no_averaged_network():
 
 def test_fixed_point_and_contraction():
     for p in (VP(), forward.CosineVP(), forward.EDM(), PSLD()):
-        d, s, x0 = ring().denoiser(p), S.Skip(p, 49), ring().sample(20_000); t = torch.full((len(x0),), .4 * p.T, dtype=torch.float64); z, noise, z_r, r, step, A = S.couple(s, x0.float(), t, dice())
+        d, s, x0 = ring().denoiser(p), S.Skip(p, 49), ring().sample(20_000); t = torch.full((len(x0),), .4 * p.T, dtype=torch.float64); z, noise, z_r, r, step, A = S.coupled_pair(s, x0.float(), t, dice())
         target, mean = S.mix(A[:1], d.predict(z_r, float(r[0]))) + step, d.predict(z, float(t[0])); gap = target - mean
         assert gap.mean(0).abs().max() < 5 * gap.std() / 140 and (gap * mean).mean().abs() < 5 * (gap * mean).std() / 200 and gap.var() < (noise - mean).var()
         assert torch.linalg.matrix_norm(A[0], 2) < 1
 
 def test_shrunk_is_a_denoiser():
     for p in (VP(), PSLD()):
-        d, z = ring().denoiser(p), torch.randn(4, 2 * p.k, dtype=torch.float64); k = S.Shrunk(d, 49, variant='shared'); e = k.eps(z, .7); assert k.nfe == 1 and k.shape == d.shape
-        assert torch.allclose(e, S.mix(S.kappa(p, .7, 49, variant='shared'), d.eps(z, .7))) and torch.equal(S.Shrunk(d, variant='consistent').eps(z, .7), d.eps(z, .7))
+        d, z = ring().denoiser(p), torch.randn(4, 2 * p.k, dtype=torch.float64); k = S.ScaledDenoiser(d, 49, variant='shared'); e = k.eps(z, .7); assert k.nfe == 1 and k.shape == d.shape
+        assert torch.allclose(e, S.mix(S.kappa(p, .7, 49, variant='shared'), d.eps(z, .7))) and torch.equal(S.ScaledDenoiser(d, variant='consistent').eps(z, .7), d.eps(z, .7))
         several = k.eps(z, torch.tensor([.01, .3, .7, .9], dtype=torch.float64)); assert torch.allclose(several[2], e[2])
 
 def test_interpolation():

@@ -197,7 +197,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path, call):
 def test_nan_stops_names_the_step_and_keeps_the_checkpoint(pictures, tmp_path):
     class Bad(T.Epsilon):
         def __call__(self, net, ema, process, x0, labels, dice):
-            return super().__call__(net, ema, process, x0, labels, dice) * (float('inf') if dice.seed == T.Dice(3, 6, 'cpu').seed else 1.)
+            return super().__call__(net, ema, process, x0, labels, dice) * (float('inf') if dice.seed == T.StepRandom(3, 6, 'cpu').seed else 1.)
     tr = trainer(pictures, steps=20, objective=Bad())
     with pytest.raises(FloatingPointError, match='step 7'): T.fit(tr, tmp_path, save_every=4, every=2, progress=False)
     assert trainer(pictures, steps=20, objective=Bad()).resume(tmp_path).done == 4

@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import networks, sampling, training, zoo
 from ..core import Noise, require
-from ..experiment import Results, check_output, spell_command
+from ..experiment import Results, require_output, spell_command
 from ..forward import VP
 from ..psld import PSLD
 
@@ -60,7 +60,7 @@ class ZeroNetwork(nn.Module):
 def trajectory(sampler, batch: int, evals: int = 40, process=None) -> tuple:
     "A function that runs one trajectory of about `evals` evaluations around a zero network, and how many it makes."
     process = process or VP()
-    points = max(2, sampling.points(sampler, evals))
+    points = max(2, sampling.points_for_budget(sampler, evals))
     shape = (process.k, 28, 28)
     network = ZeroNetwork((batch, *shape))
     denoiser = networks.Denoiser(network, process, (1, 28, 28))
@@ -216,7 +216,7 @@ def bench(
 ) -> int:
     "What the frame itself costs, as ratios from interleaved runs; exit code 1 if a limit is broken."
     if json is not None:
-        check_output(json, "json", (".json",))
+        require_output(json, "json", (".json",))
         allowed = "a new file: figures of two runs are not mixed"
         require(not Path(json).exists(), "json", str(json), allowed)
     rows = all_figures(quick)

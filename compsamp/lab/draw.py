@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .. import networks, processes, sampling, zoo
+from .. import distributed, networks, sampling, zoo
 from ..core import atomic, require, save_png
-from ..experiment import check_output, spell_command
+from ..experiment import require_output, spell_command
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_draw.ipynb #82881e9c
@@ -39,13 +39,12 @@ def draw(
     settings = dict(locals())
     spec = drawing_spec(sampler, grid, restart, guidance)
     check_drawing(spec, steps, nfe, n, seed, batch, label)
-    check_output(out, "out", (".png", ".npz"))
+    require_output(out, "out", (".png", ".npz"))
     together = parts or os.environ.get("WORLD_SIZE", "1") != "1"
     command = spell_command("compsamp_sample", draw, settings, ("device", "out", "quiet", "parts"))
     if together:
-        processes.draw_together(
-            out, device, lambda own, by: draw_one(spec, settings, command, own, by)
-        )
+        with distributed.chunked_sampling(out, device) as (device, sample):
+            draw_one(spec, settings, command, device, sample)
     else:
         draw_one(spec, settings, command, device, sampling.sample)
 

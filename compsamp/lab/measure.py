@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import metrics, networks, zoo
 from ..core import atomic, require, show, write_json
-from ..experiment import Results, check_output, generate, generate_and_score
+from ..experiment import Results, require_output, generate, generate_and_score
 from ..experiment import labels_in_turn, read_results, spell_command
 from ..zoo import SamplingSpec
 
@@ -46,7 +46,7 @@ def measure(
 ):
     "Measure rows of samplers with many pictures; what is finished is kept, and the same command goes on."
     check_measure(rows, n, seeds, nfe, guidance, labels)
-    check_output(out, "out", (".json",))
+    require_output(out, "out", (".json",))
     settings = dict(locals())
     denoiser = zoo.load(checkpoint, device, amp=amp)
     has_labels = labels and labels_in_turn(denoiser, 1) is not None
@@ -133,9 +133,9 @@ def demo(
     require(nfe >= 1, "nfe", nfe, "at least 1 network evaluation")
     require(seed >= 0, "seed", seed, "at least 0")
     require(measure is None or measure >= 128, "measure", measure, "at least 128 pictures")
-    check_output(out, "out", (".png",))
+    require_output(out, "out", (".png",))
     if json is not None:
-        check_output(json, "json", (".json",))
+        require_output(json, "json", (".json",))
     denoiser = zoo.load("fashion-vp", device, amp=amp)
     known = shipped_results(denoiser)
     rows, drawn = [], {}
@@ -148,7 +148,7 @@ def demo(
         rows.append(
             {"sampler": name, "nfe": samples.nfe, "seconds": round(samples.seconds, 3)} | quality
         )
-    size = networks.parameters(denoiser.network)
+    size = networks.count_parameters(denoiser.network)
     save_demo(drawn, out, f"fashion-vp, {size:,} parameters; the same 64 seeds, seed {seed}")
     print("\n" + demo_table(rows, known["floor"], known["n"]) + f"\npicture: {out}")
     if json is not None:

@@ -6,15 +6,14 @@ __all__ = ['SETTINGS', 'train', 'begin_run', 'settle_settings', 'inherited_setti
 # %% ../../nbs/lab_train.ipynb #84583a69
 import contextlib
 import os
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .. import networks, processes, training, zoo
+from .. import distributed, networks, training, zoo
 from ..core import require
-from ..experiment import check_output
+from ..experiment import require_output
 from ..forward import LinearSDE
 from ..training import Trainer, fit
 
@@ -68,12 +67,11 @@ def train(
         given["amp"] = False
     require(save_every >= 1, "save_every", save_every, "at least 1")
     require(eval_every >= 0, "eval_every", eval_every, "at least 0")
-    check_output(Path(out) / "card.json", "out")
+    require_output(Path(out) / "card.json", "out")
     make = Trainer
     with contextlib.ExitStack() as stack:
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            team = stack.enter_context(processes.team(device))
-            make = partial(processes.TeamTrainer, team=team)
+            make = stack.enter_context(distributed.distributed_training(device))
         trainer, settings = begin_run(given, Path(out), resume, device, compile, make)
         ended = fit(trainer, out, save_every, eval_every, settings=settings)
         if trainer.leads:
@@ -92,7 +90,7 @@ def begin_run(given: dict, folder: Path, resume: bool, device, compile: bool, ma
     if resume:
         trainer.resume(folder)
     if trainer.leads:
-        size = networks.parameters(getattr(trainer.net, "net", trainer.net))
+        size = networks.count_parameters(getattr(trainer.net, "net", trainer.net))
         kind = "bfloat16" if settings["amp"] else "float32"
         what = f"{size:,} parameters, {len(trainer.feed.images):,} pictures, {trainer.process}"
         way = f"from step {trainer.done} to {settings['steps']}"
@@ -171,7 +169,7 @@ def make_trainer(
     "Network, process, data and trainer of a run."
     process = zoo.parse_process(settings["process"])
     objective = zoo.parse_objective(settings["objective"])
-    images, labels = training.load_data(settings["data"])
+    images, labels = training.training_data(settings["data"])
     classes = 0 if labels is None else int(labels.max()) + 1
     net = make_network(settings, process, images.shape[1], classes)
     names = ("steps", "batch", "lr", "warmup", "ema", "seed")
