@@ -34,7 +34,7 @@ def discrete_table(
     allowed = "one that preserves variance: only that has a table of betas"
     require(process.k == 1, "process", process, allowed)
     t = discrete_times(n, process)
-    signal, noise = sampling.scales(process, t)
+    signal, noise = sampling.signal_and_noise(process, t)
     preserves = bool((signal**2 + noise**2 - 1).abs().max() < 1e-9)
     require(preserves, "process", process, allowed)
     return t, discrete_betas(process, n)
@@ -72,7 +72,11 @@ def read_peers(path: str | Path = PEERS_FILE) -> tuple:
 PEERS, INSTALL = read_peers()
 
 # %% ../../nbs/lab_peers.ipynb #0f9a5527
-PEER_GRIDS = ("uniform", "karras", "exponential")  # 'uniform' is the package's own default
+PEER_GRIDS = (
+    "uniform",
+    "karras",
+    "exponential",
+)  # 'uniform' is the package's own default
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,27 @@ class PeerSpec:
     @property
     def sampler_text(self) -> str:
         "Name and options."
-        said = ",".join(f"{name}={zoo.spell_value(value)}" for name, value in self.options)
+        said = ",".join(
+            f"{name}={zoo.spell_value(value)}" for name, value in self.options
+        )
         return f"{self.name}:{said}" if said else self.name
 
     def __str__(self) -> str:
         "The text that `parse` reads."
-        ends = "".join(f",{name}={zoo.spell_value(value)}" for name, value in self.limits)
-        grid = "" if self.schedule == "uniform" and not ends else f"@{self.schedule}{ends}"
+        ends = "".join(
+            f",{name}={zoo.spell_value(value)}" for name, value in self.limits
+        )
+        grid = (
+            "" if self.schedule == "uniform" and not ends else f"@{self.schedule}{ends}"
+        )
         return self.sampler_text + grid + (f"~{self.module}" if self.module else "")
 
     @classmethod
     def parse(cls, text: str) -> "PeerSpec":
         "The spec that a line of text describes; ValueError naming the part that cannot be."
-        require("/" not in text.partition("~")[0], "row", text, "no restart with a peer")
+        require(
+            "/" not in text.partition("~")[0], "row", text, "no restart with a peer"
+        )
         require("^" not in text, "row", text, "no guidance with a peer")
         head, _, module = text.strip().partition("~")
         head, _, grid = head.partition("@")
@@ -117,7 +129,9 @@ class PeerSpec:
         require(schedule in PEER_GRIDS, "row", text, f"a grid after @: one of {grids}")
         known = ["low", "high", "rho"] if PEERS[name].package == "k_diffusion" else []
         ends = zoo.parse_settings(limits, "row", text, known)
-        return cls(name, read_options(options, text), schedule, tuple(ends.items()), module)
+        return cls(
+            name, read_options(options, text), schedule, tuple(ends.items()), module
+        )
 
     def facts(self) -> dict:
         "What a results file says of a row: its parts."
@@ -146,7 +160,10 @@ def parse_row(
     word = text.partition("@")[0].partition(":")[0].partition("/")[0].partition("~")[0]
     spec = PeerSpec.parse(text) if "." in word else SamplingSpec.parse(text)
     wanted = "~" in text
-    there = bool(spec.module) and (networks.located(spec.module) / "card.json").is_file()
+    there = (
+        bool(spec.module)
+        and (networks.checkpoint_folder(spec.module) / "card.json").is_file()
+    )
     allowed = "after ~ a compensation module that comes with the package, or its folder"
     require(there or not wanted, "row", text, allowed)
     return spec
@@ -213,7 +230,10 @@ def build_scheduler(process: LinearSDE, spec: PeerSpec):
     kind = getattr(importlib.import_module("diffusers"), spec.peer.sampler)
     t, betas = discrete_table(process)
     if spec.peer.sampler.startswith("EDM"):
-        settings = {"sigma_min": float(process.rho(t[0])), "sigma_max": float(process.rho(t[-1]))}
+        settings = {
+            "sigma_min": float(process.rho(t[0])),
+            "sigma_max": float(process.rho(t[-1])),
+        }
         own_grid = {"sigma_schedule": spec.schedule}
     else:
         settings = {"trained_betas": betas.numpy()}
@@ -260,7 +280,9 @@ def k_diffusion_sampling():
     "The module k_diffusion.sampling, without what the rest of its package imports."
     if "k_diffusion" not in sys.modules:
         spec = importlib.util.find_spec("k_diffusion")
-        sys.modules["k_diffusion"] = importlib.util.module_from_spec(spec)  # made, not run
+        sys.modules["k_diffusion"] = importlib.util.module_from_spec(
+            spec
+        )  # made, not run
     return importlib.import_module("k_diffusion.sampling")
 
 
@@ -276,7 +298,10 @@ def sample_k_diffusion(
     package, process = k_diffusion_sampling(), denoiser.process
     limits = dict(spec.limits)
     top = float(process.rho(process.T))
-    low, high = limits.get("low", float(process.rho(process.eps))), limits.get("high", top)
+    low, high = (
+        limits.get("low", float(process.rho(process.eps))),
+        limits.get("high", top),
+    )
     if spec.schedule == "exponential":
         sigmas = package.get_sigmas_exponential(steps, low, high)
     else:
@@ -284,11 +309,15 @@ def sample_k_diffusion(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         ratio = min(float(sigma[0]), top)
-        return x - ratio * denoiser.eps(x / math.sqrt(1 + ratio**2), process.time(ratio))
+        return x - ratio * denoiser.eps(
+            x / math.sqrt(1 + ratio**2), process.time(ratio)
+        )
 
     options = dict(spec.options)
     if spec.peer.sampler == "sample_dpmpp_sde":
-        tree = package.BrownianTreeNoiseSampler(z, low * 0.999, high * 1.001, seed=seeds[0])
+        tree = package.BrownianTreeNoiseSampler(
+            z, low * 0.999, high * 1.001, seed=seeds[0]
+        )
         options["noise_sampler"] = tree
     elif spec.peer.draws:
         options["noise_sampler"] = lambda sigma, sigma_next: draw()
@@ -327,7 +356,9 @@ def draw_row(
         labels = experiment.labels_in_turn(denoiser, n)
     if isinstance(spec, SamplingSpec):
         plain = SamplingSpec.parse(row.partition("~")[0])
-        return experiment.generate(denoiser, plain, nfe, n, seed, labels, batch, progress)
+        return experiment.generate(
+            denoiser, plain, nfe, n, seed, labels, batch, progress
+        )
     began, pictures, calls = time.perf_counter(), [], 0
     for first in range(0, n, batch):
         count = min(batch, n - first)
@@ -339,7 +370,9 @@ def draw_row(
         calls = at.nfe - before
     x = torch.cat(pictures)
     finite = bool(torch.isfinite(x).all())
-    require(finite, "x", "NaN or infinity", f"finite samples from {row}", FloatingPointError)
+    require(
+        finite, "x", "NaN or infinity", f"finite samples from {row}", FloatingPointError
+    )
     return sampling.Samples(x, calls, time.perf_counter() - began, [])
 
 

@@ -26,9 +26,9 @@ from .. import metrics, mixtures, networks, zoo
 from ..core import atomic, require
 from compsamp.experiment import (
     Results,
-    check_output,
     labels_in_turn,
     read_results,
+    require_output,
     score,
     spell_command,
 )
@@ -413,7 +413,7 @@ def race(
     budgets = sorted(set(nfe or usual["nfe"]))
     seeds, n = list(seeds or usual["seeds"]), n or usual["n"]
     check_race(rows, budgets, seeds, n, finalists)
-    check_output(json, "json", (".json",))
+    require_output(json, "json", (".json",))
     denoiser, weights = load_racer(network, device, full, compile)
     skipped = sorted({why for row in rows if (why := not_installed(row)) is not None})
     print("\n".join(skipped), end="\n" * bool(skipped))
