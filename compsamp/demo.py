@@ -14,152 +14,356 @@ from .core import atomic, command_line, commands, require, show, to_uint8, write
 
 # %% ../nbs/90_demo.ipynb #fe194d78
 ROWS = {  # name in the table: (sampler, grid)
-    'DDPM': (sampling.DDPM(), 'uniform'),
-    'DDIM': (sampling.DDIM(), 'uniform'),
-    'DPM-Solver++(2M)': (sampling.DPMpp2M(), 'karras')}
+    "DDPM": (sampling.DDPM(), "uniform"),
+    "DDIM": (sampling.DDIM(), "uniform"),
+    "DPM-Solver++(2M)": (sampling.DPMpp2M(), "karras"),
+}
 
 # %% ../nbs/90_demo.ipynb #fd7e229c
-def parse_row(text: str  # a name of `ROWS`, or a sampler and its grid as one types them: 'edm:s_churn=20@karras'; without '@', uniform; restarts after '/': 'edm@karras/0.06,0.3,3,2'; a compensation module after '~': 'ddim~fashion-vp-finer'
-              ) -> tuple:
+def parse_row(
+    text: str,  # a name of `ROWS`, or a sampler and its grid as one types them: 'edm:s_churn=20@karras'; without '@', uniform; restarts after '/': 'edm@karras/0.06,0.3,3,2'; a compensation module after '~': 'ddim~fashion-vp-finer'
+) -> tuple:
     "The sampler and the kind of grid that a row's name stands for."
-    text = text.partition('~')[0]
-    if text in ROWS: return ROWS[text]
-    name, _, kind = text.split('/')[0].partition('@'); kind = kind or 'uniform'
-    require(kind in sampling.GRIDS, 'row', text, f'a grid after @: one of {", ".join(sampling.GRIDS)}')
+    text = text.partition("~")[0]
+    if text in ROWS:
+        return ROWS[text]
+    name, _, kind = text.split("/")[0].partition("@")
+    kind = kind or "uniform"
+    require(
+        kind in sampling.GRIDS, "row", text, f"a grid after @: one of {', '.join(sampling.GRIDS)}"
+    )
     return sampling.parse_sampler(name), kind
+
 
 def way(process, name: str, nfe: int, evals: int = 1):
     "The grid of a row for a budget, or the route if it restarts; `evals` evaluations a call (2 under guidance)."
-    s, kind = parse_row(name); ups = [sampling.parse_restart(u, process) for u in name.partition('~')[0].split('/')[1:]]
+    s, kind = parse_row(name)
+    ups = [sampling.parse_restart(u, process) for u in name.partition("~")[0].split("/")[1:]]
     return sampling.restarted(process, sampling.main_points(s, nfe, ups, evals), ups, kind)
+
 
 def row_facts(name: str) -> dict:
     "What a row's name says, as a results file keeps it: sampler, grid and restarts, and the module if there is one."
-    way, _, module = name.partition('~'); head, *ups = way.split('/')
-    return dict(sampler=head.partition('@')[0], grid=parse_row(name)[1], restart='/'.join(ups), **({'module': module} if module else {}))
+    way, _, module = name.partition("~")
+    head, *ups = way.split("/")
+    return dict(
+        sampler=head.partition("@")[0],
+        grid=parse_row(name)[1],
+        restart="/".join(ups),
+        **({"module": module} if module else {}),
+    )
+
 
 def helped(denoiser, name: str):
     "The denoiser a row draws with: compensated, if its name says so."
-    return compensation.with_module(denoiser, name.partition('~')[2])
+    return compensation.with_module(denoiser, name.partition("~")[2])
 
-def draw(denoiser, name: str, nfe: int = 50, n: int = 64, seed: int = 0, batch: int = 64, progress: bool = True,
-         labels=None, guidance: float = 1.):
+
+def draw(
+    denoiser,
+    name: str,
+    nfe: int = 50,
+    n: int = 64,
+    seed: int = 0,
+    batch: int = 64,
+    progress: bool = True,
+    labels=None,
+    guidance: float = 1.0,
+):
     "Draw `n` pictures with one row's sampler and grid (`parse_row`) at a cost of at most `nfe` evaluations each; labels and guidance as in `sampling.sample`."
     evals = 1 if labels is None else denoiser.bind(labels=labels[:1], guidance=guidance).evals
-    return sampling.sample(parse_row(name)[0], helped(denoiser, name), way(denoiser.process, name, nfe, evals), n=n, seed=seed, batch=batch, labels=labels, guidance=guidance, progress=progress)
+    return sampling.sample(
+        parse_row(name)[0],
+        helped(denoiser, name),
+        way(denoiser.process, name, nfe, evals),
+        n=n,
+        seed=seed,
+        batch=batch,
+        labels=labels,
+        guidance=guidance,
+        progress=progress,
+    )
 
 # %% ../nbs/90_demo.ipynb #e943faa9
-def measure(denoiser, name: str, nfe: int, n: int, seed: int, classifier=None, progress: bool = True, amp: bool = False,
-            against: dict | None = None,           # moments to compare with, from `metrics.reference`; None: the test split's
-            guidance: float | None = None) -> dict:  # weight of the labels, the classes in turn; None: no labels
+def measure(
+    denoiser,
+    name: str,
+    nfe: int,
+    n: int,
+    seed: int,
+    classifier=None,
+    progress: bool = True,
+    amp: bool = False,
+    against: dict
+    | None = None,  # moments to compare with, from `metrics.reference`; None: the test split's
+    guidance: float | None = None,
+) -> dict:  # weight of the labels, the classes in turn; None: no labels
     "Frechet distance of `n` pictures of one row, with what they cost; with labels also the share that the classifier puts into its class."
-    clf, d = classifier or metrics.load_classifier(), denoiser.bind(amp=amp); labels = None if guidance is None else torch.arange(n) % d.network.classes
-    got = draw(d, name, nfe, n, seed, progress=progress, labels=labels, guidance=1. if guidance is None else guidance)
-    more = {} if guidance is None else dict(guidance=guidance, accuracy=metrics.accuracy(clf, to_uint8(got.x), labels))
-    return dict(**row_facts(name), nfe=got.nfe, budget=nfe, seed=seed, n=n, seconds=got.seconds, **more,
-                frechet=metrics.frechet(metrics.features(got.x, clf), against or metrics.reference('test')))
+    clf, d = classifier or metrics.load_classifier(), denoiser.bind(amp=amp)
+    labels = None if guidance is None else torch.arange(n) % d.network.classes
+    got = draw(
+        d,
+        name,
+        nfe,
+        n,
+        seed,
+        progress=progress,
+        labels=labels,
+        guidance=1.0 if guidance is None else guidance,
+    )
+    more = (
+        {}
+        if guidance is None
+        else dict(guidance=guidance, accuracy=metrics.accuracy(clf, to_uint8(got.x), labels))
+    )
+    return dict(
+        **row_facts(name),
+        nfe=got.nfe,
+        budget=nfe,
+        seed=seed,
+        n=n,
+        seconds=got.seconds,
+        **more,
+        frechet=metrics.frechet(metrics.features(got.x, clf), against or metrics.reference("test")),
+    )
 
 # %% ../nbs/90_demo.ipynb #b53d9c9a
-RESULTS = Path(metrics.__file__).parent / 'results/demo.json'
+RESULTS = Path(metrics.__file__).parent / "results/demo.json"
+
 
 def fingerprint(denoiser) -> str:
     "The first 12 hex digits of the SHA-256 of the network's weights."
     h = hashlib.sha256()
-    for n, v in sorted(denoiser.network.state_dict().items()): h.update(n.encode()); h.update(v.detach().cpu().float().numpy().tobytes())
+    for n, v in sorted(denoiser.network.state_dict().items()):
+        h.update(n.encode())
+        h.update(v.detach().cpu().float().numpy().tobytes())
     return h.hexdigest()[:12]
+
 
 def shipped(denoiser, path: Path = RESULTS) -> dict:
     "The shipped results, pooled over seeds per (sampler, nfe); an error if they belong to other weights."
-    require(path.exists(), 'results', str(path), 'a results file written by compsamp_measure', FileNotFoundError)
+    require(
+        path.exists(),
+        "results",
+        str(path),
+        "a results file written by compsamp_measure",
+        FileNotFoundError,
+    )
     r = json.loads(path.read_text())
-    require(r['fingerprint'] == fingerprint(denoiser), 'results', r['fingerprint'], f'measured on the weights at hand, {fingerprint(denoiser)}')
+    require(
+        r["fingerprint"] == fingerprint(denoiser),
+        "results",
+        r["fingerprint"],
+        f"measured on the weights at hand, {fingerprint(denoiser)}",
+    )
     cells = {}
-    for c in r['cells']: cells.setdefault((c['sampler'], c['nfe']), []).append(c)
-    mean = {k: dict(frechet=float(np.mean([c['frechet'] for c in v])), spread=float(np.ptp([c['frechet'] for c in v])), n=v[0]['n'], runs=len(v)) for k, v in cells.items()}
-    return dict(floor=r['floor'], rows=mean, n=r['n'], seeds=r['seeds'], command=r['command'])
+    for c in r["cells"]:
+        cells.setdefault((c["sampler"], c["nfe"]), []).append(c)
+    mean = {
+        k: dict(
+            frechet=float(np.mean([c["frechet"] for c in v])),
+            spread=float(np.ptp([c["frechet"] for c in v])),
+            n=v[0]["n"],
+            runs=len(v),
+        )
+        for k, v in cells.items()
+    }
+    return dict(floor=r["floor"], rows=mean, n=r["n"], seeds=r["seeds"], command=r["command"])
 
 # %% ../nbs/90_demo.ipynb #f11066c9
 def table(rows: list, floor: float, floor_n: int) -> str:
     "The rows as text."
     lines = [f"{'sampler':18s} {'NFE':>4s} {'seconds':>8s} {'Frechet':>8s}  measured with"]
     for r in rows:
-        f = '-' if r['frechet'] is None else f"{r['frechet']:.3f}"
-        how = 'not measured at this NFE: --measure 1000' if r['frechet'] is None else f"{r['runs']} x {r['frechet_n']} pictures ({r['source']})"
+        f = "-" if r["frechet"] is None else f"{r['frechet']:.3f}"
+        how = (
+            "not measured at this NFE: --measure 1000"
+            if r["frechet"] is None
+            else f"{r['runs']} x {r['frechet_n']} pictures ({r['source']})"
+        )
         lines.append(f"{r['sampler']:18s} {r['nfe']:4d} {r['seconds']:8.1f} {f:>8s}  {how}")
-    return '\n'.join(lines + [f"{'real pictures':18s} {'':4s} {'':8s} {floor:8.3f}  {floor_n} training pictures: the floor",
-                              'Frechet distance in the features of our classifier, to 10,000 test pictures; not an Inception FID.'])
+    return "\n".join(
+        lines
+        + [
+            f"{'real pictures':18s} {'':4s} {'':8s} {floor:8.3f}  {floor_n} training pictures: the floor",
+            "Frechet distance in the features of our classifier, to 10,000 test pictures; not an Inception FID.",
+        ]
+    )
+
 
 def picture(drawn: dict, path: str, title: str):
     "One PNG: a grid per sampler, side by side, labelled."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(4 * len(drawn), 4.4)); axes = fig.subplots(1, len(drawn), squeeze=False)[0]
-    for ax, (name, d) in zip(axes, drawn.items()): show(d.x, cols=8, ax=ax, title=f'{name}: {d.nfe} evaluations, {d.seconds:.1f} s')
-    fig.suptitle(title, fontsize=10); fig.tight_layout()
-    with atomic(path) as p: fig.savefig(p, format='png', dpi=110)
+
+    fig = Figure(figsize=(4 * len(drawn), 4.4))
+    axes = fig.subplots(1, len(drawn), squeeze=False)[0]
+    for ax, (name, d) in zip(axes, drawn.items()):
+        show(d.x, cols=8, ax=ax, title=f"{name}: {d.nfe} evaluations, {d.seconds:.1f} s")
+    fig.suptitle(title, fontsize=10)
+    fig.tight_layout()
+    with atomic(path) as p:
+        fig.savefig(p, format="png", dpi=110)
 
 # %% ../nbs/90_demo.ipynb #e5ff73bb
 def options(argv=None):
     "Parse the arguments of compsamp_demo."
-    p = argparse.ArgumentParser('compsamp_demo', description='Draw the same seeds with three samplers at equal cost, and say how good they are.')
-    p.add_argument('--nfe', type=int, default=50, help='network evaluations per picture'); p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--out', default='compsamp_demo.png', help='the labelled picture'); p.add_argument('--json', help='write the table here too')
-    p.add_argument('--device', default='cpu'); p.add_argument('--measure', type=int, metavar='N', help='draw N pictures per sampler and measure them afresh')
+    p = argparse.ArgumentParser(
+        "compsamp_demo",
+        description="Draw the same seeds with three samplers at equal cost, and say how good they are.",
+    )
+    p.add_argument("--nfe", type=int, default=50, help="network evaluations per picture")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", default="compsamp_demo.png", help="the labelled picture")
+    p.add_argument("--json", help="write the table here too")
+    p.add_argument("--device", default="cpu")
+    p.add_argument(
+        "--measure",
+        type=int,
+        metavar="N",
+        help="draw N pictures per sampler and measure them afresh",
+    )
     return p.parse_args(argv)
+
 
 def run(a) -> dict:
     "Everything compsamp_demo does; returns what --json writes."
-    require(a.nfe >= 1, 'nfe', a.nfe, 'at least 1 network evaluation'); require(a.seed >= 0, 'seed', a.seed, 'at least 0')
-    require(a.measure is None or a.measure >= 128, 'measure', a.measure, 'at least 128 pictures')
-    net = networks.load('fashion-vp', a.device); known = shipped(net); rows, drawn = [], {}
+    require(a.nfe >= 1, "nfe", a.nfe, "at least 1 network evaluation")
+    require(a.seed >= 0, "seed", a.seed, "at least 0")
+    require(a.measure is None or a.measure >= 128, "measure", a.measure, "at least 128 pictures")
+    net = networks.load("fashion-vp", a.device)
+    known = shipped(net)
+    rows, drawn = [], {}
     for name in ROWS:
-        print(name, flush=True); d = drawn[name] = draw(net, name, a.nfe, 64, a.seed)
-        if a.measure: m = measure(net, name, a.nfe, a.measure, a.seed); f = dict(frechet=m['frechet'], frechet_n=a.measure, runs=1, source='measured')
-        else: c = known['rows'].get((name, d.nfe), {}); f = dict(frechet=c.get('frechet'), frechet_n=c.get('n'), runs=c.get('runs'), source='shipped')
+        print(name, flush=True)
+        d = drawn[name] = draw(net, name, a.nfe, 64, a.seed)
+        if a.measure:
+            m = measure(net, name, a.nfe, a.measure, a.seed)
+            f = dict(frechet=m["frechet"], frechet_n=a.measure, runs=1, source="measured")
+        else:
+            c = known["rows"].get((name, d.nfe), {})
+            f = dict(
+                frechet=c.get("frechet"), frechet_n=c.get("n"), runs=c.get("runs"), source="shipped"
+            )
         rows.append(dict(sampler=name, nfe=d.nfe, seconds=round(d.seconds, 3), **f))
-    picture(drawn, a.out, f'fashion-vp, {net.card["network"]["parameters"]:,} parameters; the same 64 seeds, seed {a.seed}')
-    print('\n' + table(rows, known['floor'], known['n']) + f'\npicture: {a.out}')
-    return dict(network='fashion-vp', floor=known['floor'], rows=rows)
+    picture(
+        drawn,
+        a.out,
+        f"fashion-vp, {net.card['network']['parameters']:,} parameters; the same 64 seeds, seed {a.seed}",
+    )
+    print("\n" + table(rows, known["floor"], known["n"]) + f"\npicture: {a.out}")
+    return dict(network="fashion-vp", floor=known["floor"], rows=rows)
+
 
 def main(argv=None):
     "compsamp_demo: draw, save, compare."
     a = options(argv)
     try:
         result = run(a)
-        if a.json: write_json(a.json, result)
-    except (ValueError, OSError) as e: sys.exit(f'compsamp_demo: {e}')
+        if a.json:
+            write_json(a.json, result)
+    except (ValueError, OSError) as e:
+        sys.exit(f"compsamp_demo: {e}")
 
 # %% ../nbs/90_demo.ipynb #c7921207
 def measure_options() -> argparse.ArgumentParser:
     "What `compsamp_measure` understands."
-    p = argparse.ArgumentParser('compsamp_measure', description='Frechet distances of rows of samplers with many pictures; finished cells are kept, cells of other rows too.')
-    p.add_argument('--rows', nargs='+', default=list(ROWS), metavar='ROW', help="as in 'rvv@quadratic', 'edm:s_churn=20@karras' or, with restart, 'edm@karras/0.06,0.3,3,2', or, with a module, 'ddim~fashion-vp-finer' (default: those of compsamp_demo)")
-    p.add_argument('--n', type=int, default=1000, help='pictures per cell'); p.add_argument('--seeds', type=int, nargs='+', default=[10, 11, 12])
-    p.add_argument('--nfe', type=int, nargs='+', default=[10, 20, 50]); p.add_argument('--against', choices=('test', 'train'), default='test', help='tune on train, report on test')
-    p.add_argument('--guidance', type=float, nargs='+', metavar='W', help='draw the classes in turn, with these weights of the label (default: no labels)')
-    p.add_argument('--checkpoint', default='fashion-vp'); p.add_argument('--device', default='cpu'); p.add_argument('--out', default='demo.json')
+    p = argparse.ArgumentParser(
+        "compsamp_measure",
+        description="Frechet distances of rows of samplers with many pictures; finished cells are kept, cells of other rows too.",
+    )
+    p.add_argument(
+        "--rows",
+        nargs="+",
+        default=list(ROWS),
+        metavar="ROW",
+        help="as in 'rvv@quadratic', 'edm:s_churn=20@karras' or, with restart, 'edm@karras/0.06,0.3,3,2', or, with a module, 'ddim~fashion-vp-finer' (default: those of compsamp_demo)",
+    )
+    p.add_argument("--n", type=int, default=1000, help="pictures per cell")
+    p.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
+    p.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50])
+    p.add_argument(
+        "--against", choices=("test", "train"), default="test", help="tune on train, report on test"
+    )
+    p.add_argument(
+        "--guidance",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="draw the classes in turn, with these weights of the label (default: no labels)",
+    )
+    p.add_argument("--checkpoint", default="fashion-vp")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--out", default="demo.json")
     return p
+
 
 def command(a: argparse.Namespace) -> str:
     "The command line again, without what is as usual."
-    return command_line(measure_options(), a, ('n', 'seeds', 'nfe'), ('device', 'out'))
+    return command_line(measure_options(), a, ("n", "seeds", "nfe"), ("device", "out"))
+
 
 def measure_main(argv=None):
     "compsamp_measure: fill a results file, cell by cell, resumable."
-    a = measure_options().parse_args(argv); out = Path(a.out)
+    a = measure_options().parse_args(argv)
+    out = Path(a.out)
     try:
-        for row in a.rows: parse_row(row)
-        net = networks.load(a.checkpoint, a.device); clf = metrics.load_classifier(a.device); mark = fingerprint(net); against = metrics.reference(a.against)
+        for row in a.rows:
+            parse_row(row)
+        net = networks.load(a.checkpoint, a.device)
+        clf = metrics.load_classifier(a.device)
+        mark = fingerprint(net)
+        against = metrics.reference(a.against)
         old = json.loads(out.read_text()) if out.exists() else {}
-        if (old.get('fingerprint'), old.get('n'), old.get('against', 'test')) != (mark, a.n, a.against): old = {}
-        cells, key = old.get('cells', []), lambda v: (v['sampler'], v['grid'], v.get('restart', ''), v.get('module', ''))
-        head = dict(network=a.checkpoint, fingerprint=mark, n=a.n, seeds=sorted({*old.get('seeds', []), *a.seeds}), against=a.against,
-                    floor=float(metrics.floor(a.n, against, a.seeds).mean()), command=commands(old.get('command', ''), command(a)),
-                    versions=dict(torch=torch.__version__, compsamp=__import__('compsamp').__version__), device=net.device.type)
-        done = {(*key(c), c.get('budget', c['nfe']), c.get('guidance'), c['seed']) for c in cells}
-        for nfe, row, weight, seed in itertools.product(a.nfe, a.rows, a.guidance or [None], a.seeds):
-            if (*key(row_facts(row)), nfe, weight, seed) in done: continue
-            cells.append(measure(net, row, nfe, a.n, seed, clf, sys.stdout.isatty(), against=against, guidance=weight)); write_json(out, dict(head, cells=cells))
-            label = '' if weight is None else f" guidance {weight:g}, {cells[-1]['accuracy']:.1%} in class,"
-            print(f"{row:18s} {nfe:4d} seed {seed}{label} {cells[-1]['frechet']:.3f} ({cells[-1]['seconds']:.0f} s)", flush=True)
+        if (old.get("fingerprint"), old.get("n"), old.get("against", "test")) != (
+            mark,
+            a.n,
+            a.against,
+        ):
+            old = {}
+        cells, key = (
+            old.get("cells", []),
+            lambda v: (v["sampler"], v["grid"], v.get("restart", ""), v.get("module", "")),
+        )
+        head = dict(
+            network=a.checkpoint,
+            fingerprint=mark,
+            n=a.n,
+            seeds=sorted({*old.get("seeds", []), *a.seeds}),
+            against=a.against,
+            floor=float(metrics.frechet_floor(a.n, against, a.seeds).mean()),
+            command=commands(old.get("command", ""), command(a)),
+            versions=dict(torch=torch.__version__, compsamp=__import__("compsamp").__version__),
+            device=net.device.type,
+        )
+        done = {(*key(c), c.get("budget", c["nfe"]), c.get("guidance"), c["seed"]) for c in cells}
+        for nfe, row, weight, seed in itertools.product(
+            a.nfe, a.rows, a.guidance or [None], a.seeds
+        ):
+            if (*key(row_facts(row)), nfe, weight, seed) in done:
+                continue
+            cells.append(
+                measure(
+                    net,
+                    row,
+                    nfe,
+                    a.n,
+                    seed,
+                    clf,
+                    sys.stdout.isatty(),
+                    against=against,
+                    guidance=weight,
+                )
+            )
+            write_json(out, dict(head, cells=cells))
+            label = (
+                ""
+                if weight is None
+                else f" guidance {weight:g}, {cells[-1]['accuracy']:.1%} in class,"
+            )
+            print(
+                f"{row:18s} {nfe:4d} seed {seed}{label} {cells[-1]['frechet']:.3f} ({cells[-1]['seconds']:.0f} s)",
+                flush=True,
+            )
         write_json(out, dict(head, cells=cells))
-    except (ValueError, OSError) as e: sys.exit(f'compsamp_measure: {e}')
+    except (ValueError, OSError) as e:
+        sys.exit(f"compsamp_measure: {e}")

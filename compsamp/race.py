@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import metrics, mixtures, networks, restart, sampling
-from .compensation import mark, sooner, with_module
+from .compensation import with_module
 from .core import Noise, atomic, command_line, commands, require, stream, write_json
 from .forward import VP, LinearSDE, NoisePredictor, discrete_betas, discrete_times
 
@@ -876,7 +876,7 @@ def spoken(a: argparse.Namespace) -> str:
 def load_racer(a: argparse.Namespace):
     "The network of the race, in bfloat16 unless --full."
     net = networks.load(a.network, a.device)
-    own = mark(net)
+    own = networks.weights_hash(net)
     inner = net.network
     if a.compile:
         fast = torch.compile(getattr(inner, "net", inner), dynamic=False)
@@ -911,7 +911,7 @@ def run(a: argparse.Namespace) -> dict:
         seeds=sorted({*old.get("seeds", []), *a.seeds}),
         skipped=skipped,
         device=net.device.type,
-        floor=float(metrics.floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()),
+        floor=float(metrics.frechet_floor(min(a.n * len(a.seeds), 10000), against, range(3)).mean()),
         floor_n=a.n * len(a.seeds),
         versions={
             **dict(torch=torch.__version__, compsamp=networks.compsamp.__version__),

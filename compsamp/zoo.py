@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings', 'look_up', 'fit_type', 'setting_names',
            'spell_value', 'spell', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text', 'parse_objective',
-           'find_process', 'build_network', 'load', 'SamplingSpec', 'parse_restart', 'parse_weight']
+           'find_process', 'build_network', 'load', 'load_kind', 'load_conditional', 'load_guide', 'SamplingSpec',
+           'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
 from dataclasses import dataclass, fields
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from . import compensation, conjugate, forward, networks, psld, restart
+from . import compensation, conjugate, forward, inpainting, networks, psld, restart
 from . import sampling, skipstep, splitting, training
 from .core import pick_device, require
 from .forward import LinearSDE, NoisePredictor
@@ -201,6 +202,36 @@ def load(
     process = find_process(card["process"])
     denoiser = networks.Denoiser(net, process, card["shape"], amp=amp, card=card)
     return denoiser.to(where)
+
+# %% ../nbs/20_zoo.ipynb #7cd994f0
+def load_kind(
+    kind: type,  # class of the network inside
+    name: str | Path,  # a network of the package, or a checkpoint folder
+    device: str | None = "cpu",  # None: the best there is
+    wrap=None,  # (network, process) to the network as it is asked; None: as it is
+) -> networks.Denoiser:
+    "A trained network of a class of its own; ValueError if the checkpoint holds another kind."
+    card = networks.read_card(networks.checkpoint_folder(name))
+    held = card["network"].get("kind")
+    allowed = f"{kind.__name__!r}; {str(name)!r} is a network of another kind"
+    require(held == kind.__name__, "network.kind", held, allowed)
+    network = networks.construct_network(kind, card["network"])
+    if wrap is not None:
+        network = wrap(network, find_process(card["process"]))
+    return load(name, device, network)
+
+
+def load_conditional(
+    name: str | Path = "fashion-inpaint",  # a network of the package, or a checkpoint folder
+    device: str | None = "cpu",
+) -> networks.Denoiser:
+    "A trained network that sees the damaged picture, for `inpainting.restore`."
+    return load_kind(inpainting.ConditionalUNet, name, device, inpainting.Conditional)
+
+
+def load_guide(name: str | Path, device: str | None = "cpu") -> inpainting.NoisyClassifier:
+    "A trained classifier of noisy states: 'fashion-guide-vp', 'fashion-guide-psld', or a folder."
+    return load_kind(inpainting.NoisyClassifier, name, device).network
 
 # %% ../nbs/20_zoo.ipynb #df74b3d2
 @dataclass(frozen=True)

@@ -91,11 +91,11 @@ def best_setting(
     column: str,
     match: list,  # keys that make a cell comparable with one of the other side
 ) -> dict:
-    "Per key the values by seed, `{key: {seed: value}}`, of the setting with the lowest mean."
+    "Per key the values by seed, `{key: {seed: value}}`: of the settings with the most seeds the one with the lowest mean."
     groups = {}
     for cell in cells:
         key = tuple(key_entry(cell, name) for name in match)
-        varied = [name for name in where if name not in match]
+        varied = [name for name in where if name not in (*match, column)]
         texts = [name for name, value in cell.items() if isinstance(value, str)]
         names = sorted({*varied, *texts} - set(match))
         setting = tuple((name, str(cell.get(name))) for name in names)

@@ -60,7 +60,7 @@ def measure(
     setup |= {"labels": "in turn" if has_labels else "none", "amp": amp}
     command = spell_command("compsamp_measure", measure, settings, ("device", "out", "checkpoint"))
     results = Results(out, setup, command, device=denoiser.device.type)
-    floor = metrics.floor(n, reference, range(10, 13))
+    floor = metrics.frechet_floor(n, reference, range(10, 13))
     results.save(floor=float(floor.mean()))
 
     def one(row, budget, guidance, seed):

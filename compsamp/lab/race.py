@@ -495,7 +495,7 @@ def run_race(
         return cell
 
     many = min(setup["n"] * len(seeds), 10_000)
-    floor = float(metrics.floor(many, reference, range(3)).mean())
+    floor = float(metrics.frechet_floor(many, reference, range(3)).mean())
     results.save(floor=floor, floor_n=many, versions=versions())
     results.fill(heat_keys(rows, budgets, seeds, dear), measure, race_line)
     for seed, budget in itertools.product(seeds, budgets):
