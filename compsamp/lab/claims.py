@@ -38,9 +38,7 @@ def read_claims(path: str | Path = CLAIMS_FILE) -> list:
             name,
             f"a record with all of its parts; it lacks {lacks}",
         )
-        require(
-            0 <= claim["gain"] < 100, "gain", claim["gain"], f"in [0, 100), in {name!r}"
-        )
+        require(0 <= claim["gain"] < 100, "gain", claim["gain"], f"in [0, 100), in {name!r}")
         kind = claim.get("kind", "lower")
         require(kind in KINDS, "kind", kind, f"one of {', '.join(KINDS)}, in {name!r}")
     return claims
@@ -70,10 +68,7 @@ def spread_seeds(cells: list, column: str) -> list:
     for cell in cells:
         runs = [cell]
         if isinstance(cell.get(column), list):
-            runs = [
-                cell | {column: value, "seed": i}
-                for i, value in enumerate(cell[column])
-            ]
+            runs = [cell | {column: value, "seed": i} for i, value in enumerate(cell[column])]
         elif isinstance(cell.get("seeds"), list):
             runs = [cell | run | {"seed": i} for i, run in enumerate(cell["seeds"])]
         spread += [run for run in runs if isinstance(run.get(column), int | float)]
@@ -102,9 +97,7 @@ def best_setting(
         groups.setdefault(key, {}).setdefault(setting, {})[cell["seed"]] = cell[column]
     best = {}
     for key, settings in groups.items():
-        best[key] = min(
-            settings.values(), key=lambda values: np.mean(list(values.values()))
-        )
+        best[key] = min(settings.values(), key=lambda values: np.mean(list(values.values())))
     return best
 
 
@@ -143,9 +136,7 @@ def at_most(cells: list, budgets: list) -> list:
     for budget in budgets:
         for cell in cells:
             if cell["nfe"] <= budget:
-                able.append(
-                    cell | {"nfe": budget, "budget": budget, "spent": str(cell["nfe"])}
-                )
+                able.append(cell | {"nfe": budget, "budget": budget, "spent": str(cell["nfe"])})
     return able
 
 
@@ -154,9 +145,7 @@ def compare_lower(claim: dict, files: dict) -> dict:
     match = claim.get("match", ["budget", "guidance"])
     ours, theirs = files[claim["file"]], files[claim.get("than_file", claim["file"])]
     if claim.get("cost") == "at most":
-        ours = at_most(
-            ours, sorted({cell["nfe"] for cell in select_cells(theirs, claim["than"])})
-        )
+        ours = at_most(ours, sorted({cell["nfe"] for cell in select_cells(theirs, claim["than"])}))
     better = side_values(ours, claim, "better", match)
     than = side_values(theirs, claim, "than", match)
     seeds, a, b = pair_by_seed(better, than)
@@ -179,9 +168,7 @@ def measure_pairs(a: list, b: list, seeds: list) -> dict:
         text = f"{100 * (1 - ratio):+.0f} % (1 seed)"
         return {"ratio": ratio, "low": None, "high": None, "seeds": 1, "measured": text}
     interval = paired_log_ratio(a, b)
-    gain, least, most = (
-        100 * (1 - r) for r in (interval.ratio, interval.high, interval.low)
-    )
+    gain, least, most = (100 * (1 - r) for r in (interval.ratio, interval.high, interval.low))
     text = f"{gain:+.0f} % ({least:+.0f} to {most:+.0f}, {interval.n} seeds)"
     ends = {"ratio": interval.ratio, "low": interval.low, "high": interval.high}
     return ends | {"seeds": interval.n, "measured": text}
@@ -213,9 +200,7 @@ def cost_to_reach(
     for (before, high), (after, low) in pairwise(points):
         if low <= goal < high:
             share = (high - goal) / (high - low)
-            crossings.append(
-                math.exp(math.log(before) + share * math.log(after / before))
-            )
+            crossings.append(math.exp(math.log(before) + share * math.log(after / before)))
     return min(crossings)
 
 
@@ -308,10 +293,7 @@ def judge_claim(
 ) -> dict:
     "A row of the ledger: the claim, what was measured, the verdict."
     found = KINDS[claim.get("kind", "lower")](claim, files)
-    row = {
-        name: claim[name]
-        for name in ("paper", "claim", "published", "source", "link", "gain")
-    }
+    row = {name: claim[name] for name in ("paper", "claim", "published", "source", "link", "gain")}
     row |= {name: found[name] for name in ("measured", "ratio", "low", "high", "seeds")}
     return row | {"verdict": verdict_of(claim, found), "file": claim["file"]}
 
@@ -347,11 +329,7 @@ def ledger_table(rows: list) -> str:
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        said = (
-            f"{row['published']}; {row['source']}"
-            if row["published"]
-            else row["source"]
-        )
+        said = f"{row['published']}; {row['source']}" if row["published"] else row["source"]
         claim = f"[{row['claim']}]({row['link']})"
         lines.append(
             f"| {row['paper']} | {claim} | {said} | {row['measured']} | {row['verdict']} |"

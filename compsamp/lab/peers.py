@@ -97,27 +97,19 @@ class PeerSpec:
     @property
     def sampler_text(self) -> str:
         "Name and options."
-        said = ",".join(
-            f"{name}={zoo.spell_value(value)}" for name, value in self.options
-        )
+        said = ",".join(f"{name}={zoo.spell_value(value)}" for name, value in self.options)
         return f"{self.name}:{said}" if said else self.name
 
     def __str__(self) -> str:
         "The text that `parse` reads."
-        ends = "".join(
-            f",{name}={zoo.spell_value(value)}" for name, value in self.limits
-        )
-        grid = (
-            "" if self.schedule == "uniform" and not ends else f"@{self.schedule}{ends}"
-        )
+        ends = "".join(f",{name}={zoo.spell_value(value)}" for name, value in self.limits)
+        grid = "" if self.schedule == "uniform" and not ends else f"@{self.schedule}{ends}"
         return self.sampler_text + grid + (f"~{self.module}" if self.module else "")
 
     @classmethod
     def parse(cls, text: str) -> "PeerSpec":
         "The spec that a line of text describes; ValueError naming the part that cannot be."
-        require(
-            "/" not in text.partition("~")[0], "row", text, "no restart with a peer"
-        )
+        require("/" not in text.partition("~")[0], "row", text, "no restart with a peer")
         require("^" not in text, "row", text, "no guidance with a peer")
         head, _, module = text.strip().partition("~")
         head, _, grid = head.partition("@")
@@ -129,9 +121,7 @@ class PeerSpec:
         require(schedule in PEER_GRIDS, "row", text, f"a grid after @: one of {grids}")
         known = ["low", "high", "rho"] if PEERS[name].package == "k_diffusion" else []
         ends = zoo.parse_settings(limits, "row", text, known)
-        return cls(
-            name, read_options(options, text), schedule, tuple(ends.items()), module
-        )
+        return cls(name, read_options(options, text), schedule, tuple(ends.items()), module)
 
     def facts(self) -> dict:
         "What a results file says of a row: its parts."
@@ -160,10 +150,7 @@ def parse_row(
     word = text.partition("@")[0].partition(":")[0].partition("/")[0].partition("~")[0]
     spec = PeerSpec.parse(text) if "." in word else SamplingSpec.parse(text)
     wanted = "~" in text
-    there = (
-        bool(spec.module)
-        and (networks.checkpoint_folder(spec.module) / "card.json").is_file()
-    )
+    there = bool(spec.module) and (networks.checkpoint_folder(spec.module) / "card.json").is_file()
     allowed = "after ~ a compensation module that comes with the package, or its folder"
     require(there or not wanted, "row", text, allowed)
     return spec
@@ -280,9 +267,7 @@ def k_diffusion_sampling():
     "The module k_diffusion.sampling, without what the rest of its package imports."
     if "k_diffusion" not in sys.modules:
         spec = importlib.util.find_spec("k_diffusion")
-        sys.modules["k_diffusion"] = importlib.util.module_from_spec(
-            spec
-        )  # made, not run
+        sys.modules["k_diffusion"] = importlib.util.module_from_spec(spec)  # made, not run
     return importlib.import_module("k_diffusion.sampling")
 
 
@@ -309,15 +294,11 @@ def sample_k_diffusion(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         ratio = min(float(sigma[0]), top)
-        return x - ratio * denoiser.eps(
-            x / math.sqrt(1 + ratio**2), process.time(ratio)
-        )
+        return x - ratio * denoiser.eps(x / math.sqrt(1 + ratio**2), process.time(ratio))
 
     options = dict(spec.options)
     if spec.peer.sampler == "sample_dpmpp_sde":
-        tree = package.BrownianTreeNoiseSampler(
-            z, low * 0.999, high * 1.001, seed=seeds[0]
-        )
+        tree = package.BrownianTreeNoiseSampler(z, low * 0.999, high * 1.001, seed=seeds[0])
         options["noise_sampler"] = tree
     elif spec.peer.draws:
         options["noise_sampler"] = lambda sigma, sigma_next: draw()
@@ -356,9 +337,7 @@ def draw_row(
         labels = experiment.labels_in_turn(denoiser, n)
     if isinstance(spec, SamplingSpec):
         plain = SamplingSpec.parse(row.partition("~")[0])
-        return experiment.generate(
-            denoiser, plain, nfe, n, seed, labels, batch, progress
-        )
+        return experiment.generate(denoiser, plain, nfe, n, seed, labels, batch, progress)
     began, pictures, calls = time.perf_counter(), [], 0
     for first in range(0, n, batch):
         count = min(batch, n - first)
@@ -370,9 +349,7 @@ def draw_row(
         calls = at.nfe - before
     x = torch.cat(pictures)
     finite = bool(torch.isfinite(x).all())
-    require(
-        finite, "x", "NaN or infinity", f"finite samples from {row}", FloatingPointError
-    )
+    require(finite, "x", "NaN or infinity", f"finite samples from {row}", FloatingPointError)
     return sampling.Samples(x, calls, time.perf_counter() - began, [])
 
 

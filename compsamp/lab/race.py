@@ -128,11 +128,7 @@ def best_rows(
 def heat_keys(rows: list, budgets: list, seeds: list, dear: int) -> list:
     "The cells of the heats: every row, at every budget below `dear`, with the first seed."
     cheap = [budget for budget in budgets if budget < dear]
-    return [
-        {"row": row, "budget": budget, "seed": seeds[0]}
-        for budget in cheap
-        for row in rows
-    ]
+    return [{"row": row, "budget": budget, "seed": seeds[0]} for budget in cheap for row in rows]
 
 
 def final_rows(
@@ -195,9 +191,7 @@ def race_cell(
 
 def rounded(values: dict) -> dict:
     "The numbers of a dict with five decimals."
-    return {
-        name: None if v is None else round(float(v), 5) for name, v in values.items()
-    }
+    return {name: None if v is None else round(float(v), 5) for name, v in values.items()}
 
 
 def race_line(cell: dict) -> str:
@@ -212,11 +206,7 @@ LEAST_SEEDS = 5  # below, no verdict
 def distance_column(cells: list) -> str:
     "'unbiased' if every cell has it and it is above 0, else 'frechet'."
     values = [cell.get("unbiased") for cell in cells]
-    return (
-        "unbiased"
-        if all(value is not None and value > 0 for value in values)
-        else "frechet"
-    )
+    return "unbiased" if all(value is not None and value > 0 for value in values) else "frechet"
 
 
 def ratio_of_rows(
@@ -228,9 +218,7 @@ def ratio_of_rows(
     "Ratio of the distances of two rows over the seeds both ran, with its 95 % interval; {} if there are none."
     sides = []
     for name in (row, other):
-        here = [
-            cell for cell in cells if (cell["row"], cell["budget"]) == (name, budget)
-        ]
+        here = [cell for cell in cells if (cell["row"], cell["budget"]) == (name, budget)]
         sides.append({cell["seed"]: cell for cell in here})
     seeds = sorted(set(sides[0]) & set(sides[1]))
     if not seeds:
@@ -340,16 +328,12 @@ def mixture_distance(
     def mean_distance(row: str, budget: int, amplitude: float) -> float:
         each = []
         for seed in seeds:
-            denoiser = mixtures.PerturbedDenoiser(
-                ring.denoiser(VP()), amplitude, seed=seed
-            )
+            denoiser = mixtures.PerturbedDenoiser(ring.denoiser(VP()), amplitude, seed=seed)
             points = draw_row(denoiser, row, budget, n, seed, labels=None, batch=n).x
             each.append(distance(points, seed))
         return float(np.mean(each))
 
-    exact = float(
-        np.mean([distance(ring.sample(n, seed + 900), seed) for seed in seeds])
-    )
+    exact = float(np.mean([distance(ring.sample(n, seed + 900), seed) for seed in seeds]))
     here = [row for row in rows if not has_module(row) and not_installed(row) is None]
     found = []
     for amplitude in amplitudes:
@@ -381,9 +365,7 @@ def driver_costs(
         took = interleave(candidates, rounds, warmup=2)
         for name, row in pairs:
             cost = float(np.min(took[row])) / calls[row] * 1e6
-            found.append(
-                {"method": name, "row": row, "batch": batch, "microseconds": cost}
-            )
+            found.append({"method": name, "row": row, "batch": batch, "microseconds": cost})
     return found
 
 # %% ../../nbs/lab_race.ipynb #2e28c199
@@ -435,9 +417,7 @@ def usual_settings(network: str, device: str = "cpu", quick: bool = False) -> di
     settings = dict(SETTINGS["quick" if quick else "usual"])
     if quick:
         return settings
-    tuned = [
-        row for record in SETTINGS["tuned"] for row in (record["ours"], record["peer"])
-    ]
+    tuned = [row for record in SETTINGS["tuned"] for row in (record["ours"], record["peer"])]
     rows = list(dict.fromkeys([*settings["samplers"], *tuned]))
     if network in SETTINGS["modules"]:
         module = SETTINGS["modules"][network]
@@ -494,9 +474,8 @@ def run_race(
         results.data["core_minutes"] = round(spent + minutes, 1)
         return cell
 
-    many = min(setup["n"] * len(seeds), 10_000)
-    floor = float(metrics.frechet_floor(many, reference, range(3)).mean())
-    results.save(floor=floor, floor_n=many, versions=versions())
+    floor = float(metrics.frechet_floor(setup["n"], reference, range(3)).mean())
+    results.save(floor=floor, floor_n=setup["n"], versions=versions())
     results.fill(heat_keys(rows, budgets, seeds, dear), measure, race_line)
     for seed, budget in itertools.product(seeds, budgets):
         final = final_rows(results, rows, budgets, budget, seeds[0], finalists, dear)
@@ -539,9 +518,7 @@ def in_float32(results: Results, exact, rows: list, budget: int, seed: int) -> l
         for cell in results.where(**key):
             settings = (setup["n"], reference, classifier, drawing)
             again, _ = race_cell(exact, row, budget, seed, *settings)
-            found.append(
-                key | {"frechet": cell["frechet"], "float32": again["frechet"]}
-            )
+            found.append(key | {"frechet": cell["frechet"], "float32": again["frechet"]})
     return found
 
 
@@ -551,10 +528,7 @@ def report(results: dict) -> str:
     records, contests = summarise(cells), ratios(cells)
     wide = 2 + max(len(record["row"]) for record in records)
     for budget in sorted({record["budget"] for record in records}):
-        lines.append(
-            f"{budget} evaluations".ljust(wide + 2)
-            + "Frechet   over seeds    NFE  seeds"
-        )
+        lines.append(f"{budget} evaluations".ljust(wide + 2) + "Frechet   over seeds    NFE  seeds")
         for record in records:
             if record["budget"] == budget:
                 spread = f"{record['low']:.3f}-{record['high']:.3f}"
