@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings', 'look_up', 'fit_type', 'setting_names',
-           'spell_value', 'spell', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text', 'parse_objective',
-           'find_process', 'build_network', 'load', 'load_kind', 'load_conditional', 'load_guide', 'SamplingSpec',
-           'parse_restart', 'parse_weight']
+           'spell_value', 'spell_word', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text',
+           'parse_objective', 'find_process', 'build_network', 'load', 'load_kind', 'load_conditional', 'load_guide',
+           'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
 from dataclasses import dataclass, fields
@@ -12,8 +12,19 @@ from pathlib import Path
 
 from torch import nn
 
-from . import compensation, conjugate, forward, inpainting, networks, psld, restart
-from . import sampling, skipstep, splitting, training
+from compsamp import (
+    compensation,
+    conjugate,
+    forward,
+    inpainting,
+    networks,
+    psld,
+    restart,
+    sampling,
+    skipstep,
+    splitting,
+    training,
+)
 from .core import pick_device, require
 from .forward import LinearSDE, NoisePredictor
 from .sampling import Sampler
@@ -29,16 +40,16 @@ PROCESSES = {
 }
 
 SAMPLERS = {
-    **sampling.SAMPLERS,
-    **psld.SAMPLERS,
-    **conjugate.SAMPLERS,
-    **splitting.SAMPLERS,
+    **sampling.PLAIN_SAMPLERS,
+    **psld.PSLD_SAMPLERS,
+    **conjugate.CONJUGATE_SAMPLERS,
+    **splitting.SPLITTING_SAMPLERS,
 }
 
 OBJECTIVES = {
-    **training.OBJECTIVES,
-    **compensation.OBJECTIVES,
-    **skipstep.OBJECTIVES,
+    **training.PLAIN_OBJECTIVES,
+    **compensation.COMPENSATION_OBJECTIVES,
+    **skipstep.SKIPSTEP_OBJECTIVES,
 }
 
 # %% ../nbs/20_zoo.ipynb #cef5e15f
@@ -118,7 +129,7 @@ def spell_value(value) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
-def spell(thing, table: dict, argument: str) -> str:
+def spell_word(thing, table: dict, argument: str) -> str:
     "The shortest word that `look_up` turns into this object again: settings only where they are not the usual ones."
     words = []
     for name, make in table.items():
@@ -142,7 +153,7 @@ def parse_process(text: str) -> LinearSDE:
 
 def process_text(process: LinearSDE) -> str:
     "The inverse of `parse_process`."
-    return spell(process, PROCESSES, "process")
+    return spell_word(process, PROCESSES, "process")
 
 
 def parse_sampler(text: str) -> Sampler:
@@ -152,7 +163,7 @@ def parse_sampler(text: str) -> Sampler:
 
 def sampler_text(sampler: Sampler) -> str:
     "The inverse of `parse_sampler`."
-    return spell(sampler, SAMPLERS, "sampler")
+    return spell_word(sampler, SAMPLERS, "sampler")
 
 
 def parse_objective(text: str):

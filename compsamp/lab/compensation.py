@@ -16,8 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import compensation, data, metrics, networks, sampling, training, zoo
-from ..compensation import Compensated, CompensatedDDIM, Compensation, LightUNet
-from ..compensation import ModuleObjective
+from compsamp.compensation import (
+    Compensated,
+    CompensatedDDIM,
+    Compensation,
+    LightUNet,
+    ModuleObjective,
+)
 from ..core import per_sample, require
 from ..experiment import Results, labels_in_turn, require_output, score, spell_command
 from ..forward import VP

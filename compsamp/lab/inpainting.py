@@ -153,7 +153,7 @@ def compare_methods(
     require(len(truth) >= 128, "truth", len(truth), "at least 128 pictures")
     require(len(seeds) >= 2, "seeds", list(seeds), "at least two")
     mask, seen = damage(truth, "mixed", 0)
-    kinds = [inpainting.KINDS[i % len(inpainting.KINDS)] for i in range(len(truth))]
+    kinds = [inpainting.DAMAGE_KINDS[i % len(inpainting.DAMAGE_KINDS)] for i in range(len(truth))]
     plain = zoo.load("fashion-vp", device)
     seeing = zoo.load_conditional(device=device)
     weights = [networks.weights_hash(plain), networks.weights_hash(seeing)]
