@@ -475,7 +475,7 @@ def toy_cells(ratio: float, seeds: int = 5, **more) -> list:
         (0.5, 5, {"own": True}, "holds"),
         (1.5, 5, {}, "not reproduced"),
         (1.5, 5, {"own": True}, "does not hold"),
-        (1.02, 5, {"allow": 5}, "reproduced"),
+        (1.0, 5, {"allow": 5}, "reproduced"),
         (0.98, 5, {}, "open"),
     ],
 )

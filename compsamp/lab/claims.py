@@ -98,7 +98,9 @@ def best_setting(
         groups.setdefault(key, {}).setdefault(setting, {})[cell["seed"]] = cell[column]
     best = {}
     for key, settings in groups.items():
-        best[key] = min(settings.values(), key=lambda values: np.mean(list(values.values())))
+        most = max(len(values) for values in settings.values())
+        complete = [values for values in settings.values() if len(values) == most]
+        best[key] = min(complete, key=lambda values: np.mean(list(values.values())))
     return best
 
 
