@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'run_demo', 'run_sample', 'run_train', 'run_measure', 'run_bench', 'run_compensation', 'run_skipstep',
-           'run_inpaint', 'command_function', 'run_by_name']
+           'run_inpaint', 'run_race', 'command_function', 'run_by_name']
 
 # %% ../nbs/90_commands.ipynb #a7779dff
 import functools
@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module, function)
     "compsamp_compensation": ("lab.compensation", "compensation_experiment"),
     "compsamp_skipstep": ("lab.skipstep", "skipstep_experiment"),
     "compsamp_inpaint": ("lab.inpainting", "inpaint"),
+    "compsamp_race": ("lab.race", "race"),
 }
 
 
@@ -41,3 +42,4 @@ run_bench = functools.partial(run_by_name, "compsamp_bench")
 run_compensation = functools.partial(run_by_name, "compsamp_compensation")
 run_skipstep = functools.partial(run_by_name, "compsamp_skipstep")
 run_inpaint = functools.partial(run_by_name, "compsamp_inpaint")
+run_race = functools.partial(run_by_name, "compsamp_race")
