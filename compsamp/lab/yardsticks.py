@@ -9,7 +9,7 @@ __all__ = ['MIXTURE', 'RESULTS', 'ROWS', 'PictureMixture', 'save_mixture', 'load
            'score_row', 'weights_hash', 'interval_tasks', 'distance_tasks', 'score_tasks', 'measure', 'kmeans',
            'fit_component', 'fit_mixture']
 
-# %% ../../nbs/lab_yardsticks.ipynb #2a83fcd8
+# %% ../../nbs/lab_yardsticks.ipynb #b1784465
 #| code-fold: true
 #| code-summary: "imports of the module"
 import copy
@@ -34,9 +34,9 @@ from ..networks import Around, load
 from ..restart import RestartInterval, restart
 from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, parse_sampler, sample
 
-# %% ../../nbs/lab_yardsticks.ipynb #d5289a88
+# %% ../../nbs/lab_yardsticks.ipynb #fcccd473
 class PictureMixture:
-    "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace, one floor outside it."
+    "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace."
 
     def __init__(
         self,
@@ -114,6 +114,21 @@ class PictureMixture:
         x = self.centre + inner @ self.basis.mT + math.sqrt(self.outside) * rest
         return x.view(n, *self.shape).float()
 
+    def of_class(self, label: int) -> "PictureMixture":
+        "The law of one class: its components alone."
+        at = self.labels == label
+        allowed = f"one of {sorted(set(self.labels.tolist()))}"
+        require(bool(at.any()), "label", label, allowed)
+        names = ("means", "factors", "inside", "weights", "labels")
+        parts = {name: getattr(self, name)[at] for name in names}
+        parts |= dict(outside=self.outside, shape=self.shape)
+        return PictureMixture(self.centre, self.basis, **parts)
+
+    def directions(self) -> Tensor:
+        "Variances of each component: along its axes, elsewhere in the subspace, outside `(n, r + 2)`."
+        outside = torch.full_like(self.inside, self.outside)
+        return torch.cat([self.spectrum, torch.stack([self.inside, outside], -1)], -1)
+
     def variances(self) -> Tensor:
         "Eigenvalues of the covariance of the whole law, falling, `(d,)`."
         mean = self.weights @ self.means
@@ -132,7 +147,7 @@ class PictureMixture:
         "The exact noise predictor of this law, or of its classes, under a process."
         return PictureDenoiser(self, process, labels)
 
-# %% ../../nbs/lab_yardsticks.ipynb #199b83b6
+# %% ../../nbs/lab_yardsticks.ipynb #5185a74a
 #| code-fold: true
 #| code-summary: "reading and writing the file"
 MIXTURE = Path(compsamp.__file__).parent / "data/fashion-mixture.npz"
@@ -168,35 +183,26 @@ def load_mixture(
     parts["shape"] = tuple(int(v) for v in parts["shape"])
     return PictureMixture(**parts)
 
-# %% ../../nbs/lab_yardsticks.ipynb #9a9b82ee
+# %% ../../nbs/lab_yardsticks.ipynb #cd55112d
 def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
-    "What each component is at time t: mean factor, precisions per direction, log weight - log normaliser."
+    "Each component at time t: mean factor, precisions, log weight - log normaliser."
     t = process.checked(t)
     mu, C = process.marginal(t)  # (..., k), (..., k, k)
     r, (d, D) = mixture.spectrum.shape[1], mixture.basis.shape
-    floors = torch.stack([mixture.inside, torch.full_like(mixture.inside, mixture.outside)], -1)
-    variances = torch.cat([mixture.spectrum, floors], -1)  # (n, r + 2)
-    outer = mu[..., None] * mu[..., None, :]
-    cov = variances * outer[..., None, None] + C[..., None, None]  # (..., k, k, n, r + 2)
-    precision, logdet = inverse(cov)
+    from_data = (mu[..., None] * mu[..., None, :])[..., None, None] * mixture.directions()
+    precision, logdet = inverse(from_data + C[..., None, None])  # (..., k, k, n, r + 2)
     counts = f64([1.0] * r + [D - r, d - D])
     constant = process.k * d / 2 * math.log(2 * math.pi)
     lognorm = mixture.weights.log() - (logdet * counts).sum(-1) / 2 - constant
     dense = bool(torch.isfinite(lognorm).all())
     require(dense, "t", t.tolist(), "a time at which the state has a density")
     axes, inside, outside = precision.split([r, 1, 1], -1)
-    surplus = axes - inside  # what an axis of W has beyond the rest of the subspace
-    return dict(
-        mu=mu,
-        surplus=surplus,
-        inside=inside[..., 0],
-        outside=outside[..., 0, 0],
-        lognorm=lognorm,
-    )
+    law = dict(mu=mu, inside=inside[..., 0], outside=outside[..., 0, 0], lognorm=lognorm)
+    return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
 
-# %% ../../nbs/lab_yardsticks.ipynb #428df43d
+# %% ../../nbs/lab_yardsticks.ipynb #b43b5e9d
 class PictureDenoiser(NoisePredictor):
-    "Exact eps, score, x0 and log density of a `PictureMixture` under any process; in float64 on the CPU."
+    "Exact eps, score, x0 and density of a `PictureMixture`, in float64 on the CPU."
 
     def __init__(
         self,
@@ -211,7 +217,7 @@ class PictureDenoiser(NoisePredictor):
         self.axes = mixture.axes.movedim(0, 1).flatten(1)  # (D, n r)
         self.along_means = torch.einsum("nij,ni->nj", mixture.axes, mixture.means)
         self.mean_squares = mixture.means.square().sum(-1)
-        self.laws, self.factors = {}, {}
+        self.laws, self.factors, self.classes = {}, {}, {}
         self.labels, self.guidance = None, guidance
         self.set_labels(labels, guidance)
 
@@ -240,7 +246,7 @@ class PictureDenoiser(NoisePredictor):
         return 2 if self.labels is not None and self.guidance not in (0, 1) else 1
 
     def coordinates(self, z: Tensor, law: dict) -> tuple:
-        "The state in the subspace `(B, k, D)`, outside it `(B, k, d)`, and along each component's axes `(B, k, n, r)`."
+        "The state in the subspace, outside it, and along the axes `(B, k, n, r)`."
         mixture, k = self.mixture, self.process.k
         size = (k * self.shape[0], *self.shape[1:])
         require(tuple(z.shape[1:]) == size, "z", tuple(z.shape), f"states of shape {size}")
@@ -269,21 +275,37 @@ class PictureDenoiser(NoisePredictor):
         require(bool(torch.isfinite(logp).all()), "z", "NaN or too large", "finite numbers")
         return logp, (law, inner, outer, pull)
 
-    def of_class(self, logp: Tensor) -> Tensor:
-        "The same, with components of other classes out of the game."
-        if self.labels is None:
-            return logp
-        ok = len(self.labels) == len(logp)
-        require(ok, "labels", len(self.labels), f"one per sample, {len(logp)}")
-        other = self.labels[:, None] != self.mixture.labels
-        return logp.masked_fill(other, -math.inf)
-
     def log_prob(self, z: Tensor, t) -> Tensor:
-        "log p_t(z), or log p_t(z, class) with labels: `(B,)` float64, differentiable."
-        return torch.logsumexp(self.of_class(self.parts(z, t)[0]), -1)
+        "log p_t(z), or log p_t(z | class) with labels: `(B,)` float64, differentiable."
+        if self.labels is None:
+            return torch.logsumexp(self.parts(z, t)[0], -1)
+        return self.class_by_class(PictureDenoiser.log_prob, z, t, z.new_empty(len(z)).double())
+
+    def class_by_class(self, method, z: Tensor, t, out: Tensor) -> Tensor:
+        "`out`, filled with what the denoisers of the classes answer for their samples."
+        ok = len(self.labels) == len(z)
+        require(ok, "labels", len(self.labels), f"one per sample, {len(z)}")
+        for label in self.labels.unique().tolist():
+            at = (self.labels == label).nonzero()[:, 0]
+            if label not in self.classes:
+                law = self.mixture.of_class(label)
+                self.classes[label] = PictureDenoiser(law, self.process)
+            times = t[at] if isinstance(t, Tensor) and t.dim() else t
+            out = out.index_copy(0, at, method(self.classes[label], z[at], times))
+        return out
+
+    def pull(self, z: Tensor, t) -> Tensor:
+        "Minus the score `(B, k, d)`, float64: the components' pulls, weighted; guided if asked."
+        if self.labels is None or self.guidance == 0:
+            return self.assemble(*self.parts(z, t))
+        out = torch.empty(len(z), self.process.k, math.prod(self.shape), dtype=torch.float64)
+        out = self.class_by_class(PictureDenoiser.pull, z, t, out)
+        if self.guidance == 1:
+            return out
+        return torch.lerp(self.assemble(*self.parts(z, t)), out, float(self.guidance))
 
     def assemble(self, logp: Tensor, pieces: tuple) -> Tensor:
-        "Minus the score `(B, k, d)`: the components' pulls, weighted."
+        "Minus the score from what `parts` gives."
         law, inner, outer, pull = pieces
         weight = torch.softmax(logp, -1)
         along = (weight[:, None, :, None] * pull).flatten(2) @ self.axes.mT
@@ -294,21 +316,16 @@ class PictureDenoiser(NoisePredictor):
         return inside @ self.mixture.basis.mT + outside
 
     def predict(self, z: Tensor, t) -> Tensor:
-        "eps = -L' score, in z's shape, dtype and device; guided if asked."
+        "eps = -L' score, in z's shape, dtype and device."
         upper = remembered(self.factors, t, lambda t: self.process.factor(t).mT)
-        logp, pieces = self.parts(z, t)
-        free = self.labels is None or self.guidance == 0
-        pull = self.assemble(logp if free else self.of_class(logp), pieces)
-        if not free and self.guidance != 1:
-            pull = torch.lerp(self.assemble(logp, pieces), pull, float(self.guidance))
-        return (upper @ pull).view(z.shape).to(z)
+        return (upper @ self.pull(z, t)).view(z.shape).to(z)
 
     def eps(self, z: Tensor, t) -> Tensor:
         "The same, counted."
         self.nfe += self.evals
         return self.predict(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #7cc2b109
+# %% ../../nbs/lab_yardsticks.ipynb #1e1317a3
 def low_frequencies(
     shape: tuple,  # of a picture, `(C, H, W)`
     cutoff: int,  # half waves per side, at least 1
@@ -377,7 +394,7 @@ class SmoothError(Around):
         size = size.to(z).view(-1, *[1] * (z.dim() - 1)) if size.dim() else float(size)
         return self.inner.predict(z, t) + size * self.field(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #dc3d207a
+# %% ../../nbs/lab_yardsticks.ipynb #04a3b3aa
 def in_turn(
     n: int,  # samples
     classes: int = 10,
@@ -413,7 +430,7 @@ def converged_run(
     most: int = 3200,  # steps at which to give up
     dtype: torch.dtype = torch.float32,  # of the state
 ) -> ConvergedRun:
-    "The flow, refined by doubling; ArithmeticError if it does not settle. Order 2: 2M for k = 1, Heun for k = 2."
+    "The flow (2M for k = 1, Heun for k = 2), refined until it settles, or an ArithmeticError."
     process = denoiser.process
     require(tol > 0, "tol", tol, "above 0")
     require(2 <= first < most, "first, most", (first, most), "2 <= first < most")
@@ -436,7 +453,7 @@ def solver_distance(
     times,  # a grid or `Route`, as for `sample`
     target: ConvergedRun,
 ) -> dict:
-    "Distance of a sampler's pictures to the converged run from the same noise: median and quartiles."
+    "Distance of pictures to the converged run from the same noise: median and quartiles."
     detours = getattr(times, "detours", ())
     require(not (sampler.draws or detours), "sampler", sampler, "one that draws nothing on the way")
     options = dict(n=len(target.x), seed=target.seed, labels=target.labels, dtype=target.x.dtype)
@@ -444,7 +461,7 @@ def solver_distance(
     low, median, high = apart(got.x, target.x).quantile(f64([0.25, 0.5, 0.75])).tolist()
     return dict(nfe=got.nfe, distance=median, low=low, high=high)
 
-# %% ../../nbs/lab_yardsticks.ipynb #2ae91a49
+# %% ../../nbs/lab_yardsticks.ipynb #f5b4fd41
 def picture_reference(
     pictures: Tensor,  # `(n, 1, 28, 28)`: real, exact, or of a converged run
     some: int = 2000,  # features kept for precision and recall
@@ -459,7 +476,7 @@ def score_features(
     feats: Tensor,  # `(n, 64)`, in the order drawn: labels in turn or at random
     reference: dict,  # from `picture_reference` or `metrics.reference`
 ) -> dict:
-    "Fréchet distance, raw and without its bias, precision, recall, and variance relative to the reference's."
+    "Fréchet distance, raw and unbiased, precision, recall, variance over the reference's."
     n = min(len(feats), len(reference["some"]))
     precision, recall = metrics.precision_recall(feats[:n], reference["some"][:n])
     return dict(
@@ -470,7 +487,7 @@ def score_features(
         variance=float(torch.cov(feats.T).trace() / reference["cov"].trace()),
     )
 
-# %% ../../nbs/lab_yardsticks.ipynb #696fb136
+# %% ../../nbs/lab_yardsticks.ipynb #00d7a592
 def symmetric_root(matrix: Tensor) -> Tensor:
     "The symmetric square root of positive semidefinite matrices `(..., d, d)`."
     values, vectors = torch.linalg.eigh(matrix)
@@ -501,7 +518,7 @@ def unbiased_frechet(
     feats: Tensor,  # `(n, d)`, in the order drawn; n >= 4 d
     reference: dict,
 ):
-    "The Fréchet distance without its bias of order 1/n (Eq. 3); a number, or many `(...)`. It may fall below 0."
+    "The distance without its bias of order 1/n (Eq. 3); one, or `(...)`; may be below 0."
     n, d = feats.shape[-2:]
     require(
         n >= 4 * d, "feats", tuple(feats.shape), f"at least {4 * d} rows: halves are measured too"
@@ -512,7 +529,7 @@ def unbiased_frechet(
     value = 2 * frechet_between(feats[..., : 2 * half, :], reference) - ends / 2
     return float(value) if value.dim() == 0 else value
 
-# %% ../../nbs/lab_yardsticks.ipynb #2b5a5238
+# %% ../../nbs/lab_yardsticks.ipynb #2fa8954d
 @dataclass(frozen=True)
 class Interval:
     "A ratio with its interval; below 1: the first is better."
@@ -550,13 +567,13 @@ def paired_log_ratio(
     ends = (math.exp(mean), math.exp(mean - half), math.exp(mean + half))
     return Interval(*ends, len(logs))
 
-# %% ../../nbs/lab_yardsticks.ipynb #9a4097dc
+# %% ../../nbs/lab_yardsticks.ipynb #a42b8a3a
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
     other: dict,  # moments of a generator, the direction in which to leave
 ) -> tuple:
-    "Mean `(d,)` and Cholesky factor `(d, d)` of the Gaussian at that distance on the line from one to the other."
+    "Mean and Cholesky factor of the Gaussian at that distance on the line between two laws."
     low, high = 0.0, 8.0
     for _ in range(60):
         share = (low + high) / 2
@@ -624,7 +641,7 @@ def coverage(
                 found.setdefault(f"{name}, {seeds} seeds", []).append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #66575422
+# %% ../../nbs/lab_yardsticks.ipynb #77a5b3e8
 #| code-fold: true
 #| code-summary: "the old way"
 def resample_pictures(
@@ -633,9 +650,8 @@ def resample_pictures(
     reference: dict,
     rounds: int = 200,
     seed: int = 0,
-    centred: bool = True,  # move the interval so that its middle is the measured ratio
-) -> Interval:
-    "The old way: ratio of pooled distances, interval by a paired bootstrap over pictures. For comparison only."
+) -> dict:
+    "The old way: ratio of pooled distances, paired bootstrap over pictures; two intervals."
     generator = np.random.default_rng(seed)
     seeds, n, _ = a.shape
 
@@ -647,9 +663,10 @@ def resample_pictures(
         at = torch.from_numpy(np.stack([generator.integers(0, n, n) for _ in range(seeds)]))
         run = torch.arange(seeds)[:, None]
         drawn.append(distance(a[run, at]) / distance(b[run, at]))
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    scale = value / np.median(drawn) if centred else 1.0
-    return Interval(value, float(low * scale), float(high * scale), seeds)
+    ends = np.quantile(drawn, (0.025, 0.975))
+    centred = ends / np.median(drawn) * value  # moved, so that the middle is what was measured
+    intervals = dict(centred=centred, quantiles=ends)
+    return {name: Interval(value, *v.tolist(), seeds) for name, v in intervals.items()}
 
 
 def resampled_coverage(
@@ -658,7 +675,7 @@ def resampled_coverage(
     reference: dict,
     other: dict,
     seeds: int = 3,
-    trials: int = 24,
+    trials: int = 12,
     rounds: int = 40,
 ) -> dict:
     "How often the old intervals hold the true ratio: as they were (centred), and as quantiles."
@@ -666,12 +683,11 @@ def resampled_coverage(
     generator, found = torch.Generator().manual_seed(1), {"centred": [], "quantiles": []}
     for trial in range(trials):
         a, b = simulate_pair(laws, seeds, generator)
-        for name, kept in found.items():
-            centred = name == "centred"
-            kept.append(resample_pictures(a, b, reference, rounds, trial, centred))
+        for name, interval in resample_pictures(a, b, reference, rounds, trial).items():
+            found[name].append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #ab4974b8
+# %% ../../nbs/lab_yardsticks.ipynb #c5fce208
 def judge_ratio(
     interval: Interval,  # of ours: the claimed better one over the other
     claimed: float = 1.0,  # published ratio, in (0, 1]; 1: only a direction was claimed
@@ -688,7 +704,7 @@ def judge_ratio(
         return "reproduced" if interval.ratio <= half else "partly"
     return "open"
 
-# %% ../../nbs/lab_yardsticks.ipynb #40b8acd6
+# %% ../../nbs/lab_yardsticks.ipynb #0b89d230
 RESULTS = Path(compsamp.__file__).parent / "results/yardsticks.json"
 ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), points
     "DDIM": "ddim@uniform",
@@ -739,7 +755,7 @@ def score_row(
     sampler, times = way_of(denoiser.process, row, budget)
     lists = {}
     for seed in seeds:
-        got = sample(sampler, denoiser, times, n=n, seed=seed, labels=in_turn(n), batch=50)
+        got = sample(sampler, denoiser, times, n=n, seed=seed, labels=in_turn(n), batch=250)
         scores = score_features(metrics.features(got.x, classifier), reference)
         for name, value in scores.items():
             lists.setdefault(name, []).append(round(value, 5))
@@ -751,7 +767,7 @@ def weights_hash(name: str) -> str:
     path = Path(compsamp.__file__).parent / "weights" / name / "weights.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
-# %% ../../nbs/lab_yardsticks.ipynb #0b6aef3f
+# %% ../../nbs/lab_yardsticks.ipynb #213baebc
 def interval_tasks(mixture: PictureMixture, rounds: int) -> dict:
     "The simulations of intervals, by key."
     against = metrics.reference("test")
@@ -820,7 +836,7 @@ def measure(
     network: str = "fashion-vp",
     only: str = "",  # cells whose key begins so
 ) -> dict:
-    "Fill the results file of this page; about 25 minutes on one core."
+    "Fill the results file of this page; about ten minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
     data = dict(setup=setup, cells={})
     if Path(path).exists():
@@ -846,7 +862,7 @@ def measure(
         print(key, data["cells"][key], flush=True)
     return data
 
-# %% ../../nbs/lab_yardsticks.ipynb #2a7e70fc
+# %% ../../nbs/lab_yardsticks.ipynb #b9e731da
 #| code-fold: true
 #| code-summary: "fitting"
 def kmeans(
