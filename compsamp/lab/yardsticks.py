@@ -9,7 +9,7 @@ __all__ = ['MIXTURE', 'RESULTS', 'ROWS', 'PictureMixture', 'save_mixture', 'load
            'score_row', 'weights_hash', 'interval_tasks', 'distance_tasks', 'score_tasks', 'measure', 'kmeans',
            'fit_component', 'fit_mixture']
 
-# %% ../../nbs/lab_yardsticks.ipynb #dc09ff67
+# %% ../../nbs/lab_yardsticks.ipynb #17b2a694
 #| code-fold: true
 #| code-summary: "imports of the module"
 import copy
@@ -34,7 +34,7 @@ from ..networks import Around, load
 from ..restart import RestartInterval, restart
 from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, parse_sampler, sample
 
-# %% ../../nbs/lab_yardsticks.ipynb #e34a4f37
+# %% ../../nbs/lab_yardsticks.ipynb #2c4aef3b
 class PictureMixture:
     "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace."
 
@@ -152,7 +152,7 @@ class PictureMixture:
         "The exact noise predictor of this law, or of its classes, under a process."
         return PictureDenoiser(self, process, labels)
 
-# %% ../../nbs/lab_yardsticks.ipynb #4638b45c
+# %% ../../nbs/lab_yardsticks.ipynb #612f6819
 #| code-fold: true
 #| code-summary: "reading and writing the file"
 MIXTURE = Path(compsamp.__file__).parent / "data/fashion-mixture.npz"
@@ -188,7 +188,7 @@ def load_mixture(
     parts["shape"] = tuple(int(v) for v in parts["shape"])
     return PictureMixture(**parts)
 
-# %% ../../nbs/lab_yardsticks.ipynb #2eefe2be
+# %% ../../nbs/lab_yardsticks.ipynb #03b300c6
 def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     "Each component at time t: mean factor, precisions, log weight - log normaliser."
     t = process.checked(t)
@@ -204,7 +204,7 @@ def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     law = dict(mu=mu, inside=inside[..., 0], outside=outside[..., 0, 0], lognorm=lognorm)
     return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
 
-# %% ../../nbs/lab_yardsticks.ipynb #ecbc57ba
+# %% ../../nbs/lab_yardsticks.ipynb #9d4f3b8a
 class PictureDenoiser(NoisePredictor):
     "Exact eps, score, x0 and density of a `PictureMixture`, in float64 on the CPU."
 
@@ -329,7 +329,7 @@ class PictureDenoiser(NoisePredictor):
         self.nfe += self.evals
         return self.predict(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #6918ab37
+# %% ../../nbs/lab_yardsticks.ipynb #9abeb2a8
 def low_frequencies(
     shape: tuple,  # of a picture, `(C, H, W)`
     cutoff: int,  # half waves per side, at least 1
@@ -398,7 +398,7 @@ class SmoothError(Around):
         size = size.to(z).view(-1, *[1] * (z.dim() - 1)) if size.dim() else float(size)
         return self.inner.predict(z, t) + size * self.field(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #3ec81796
+# %% ../../nbs/lab_yardsticks.ipynb #a55c2a8a
 def in_turn(
     n: int,  # samples
     classes: int = 10,
@@ -465,7 +465,7 @@ def solver_distance(
     low, median, high = apart(got.x, target.x).quantile(f64([0.25, 0.5, 0.75])).tolist()
     return dict(nfe=got.nfe, distance=median, low=low, high=high)
 
-# %% ../../nbs/lab_yardsticks.ipynb #e1477f1e
+# %% ../../nbs/lab_yardsticks.ipynb #8a6be529
 def picture_reference(
     pictures: Tensor,  # `(n, 1, 28, 28)`: real, exact, or of a converged run
     some: int = 2000,  # features kept for precision and recall
@@ -491,7 +491,7 @@ def score_features(
         variance=float(torch.cov(feats.T).trace() / reference["cov"].trace()),
     )
 
-# %% ../../nbs/lab_yardsticks.ipynb #34ff9bf9
+# %% ../../nbs/lab_yardsticks.ipynb #4b704f47
 def symmetric_root(matrix: Tensor) -> Tensor:
     "The symmetric square root of positive semidefinite matrices `(..., d, d)`."
     values, vectors = torch.linalg.eigh(matrix)
@@ -533,7 +533,7 @@ def unbiased_frechet(
     value = 2 * frechet_between(feats[..., : 2 * half, :], reference) - ends / 2
     return float(value) if value.dim() == 0 else value
 
-# %% ../../nbs/lab_yardsticks.ipynb #636921dc
+# %% ../../nbs/lab_yardsticks.ipynb #44feb97a
 @dataclass(frozen=True)
 class Interval:
     "A ratio with its interval; below 1: the first is better."
@@ -571,7 +571,7 @@ def paired_log_ratio(
     ends = (math.exp(mean), math.exp(mean - half), math.exp(mean + half))
     return Interval(*ends, len(logs))
 
-# %% ../../nbs/lab_yardsticks.ipynb #e2900835
+# %% ../../nbs/lab_yardsticks.ipynb #78d20d44
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
@@ -645,7 +645,7 @@ def coverage(
                 found.setdefault(f"{name}, {seeds} seeds", []).append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #375339da
+# %% ../../nbs/lab_yardsticks.ipynb #1697ff4c
 #| code-fold: true
 #| code-summary: "the old way"
 def resample_pictures(
@@ -691,7 +691,7 @@ def resampled_coverage(
             found[name].append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #7e2b1c67
+# %% ../../nbs/lab_yardsticks.ipynb #0c2db372
 def judge_ratio(
     interval: Interval,  # of ours: the claimed better one over the other
     claimed: float = 1.0,  # published ratio, in (0, 1]; 1: only a direction was claimed
@@ -708,7 +708,7 @@ def judge_ratio(
         return "reproduced" if interval.ratio <= half else "partly"
     return "open"
 
-# %% ../../nbs/lab_yardsticks.ipynb #4f33aff1
+# %% ../../nbs/lab_yardsticks.ipynb #470892c5
 RESULTS = Path(compsamp.__file__).parent / "results/yardsticks.json"
 ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), points
     "DDIM": "ddim@uniform",
@@ -759,7 +759,7 @@ def score_row(
     sampler, times = way_of(denoiser.process, row, budget)
     lists = {}
     for seed in seeds:
-        got = sample(sampler, denoiser, times, n=n, seed=seed, labels=in_turn(n), batch=250)
+        got = sample(sampler, denoiser, times, n=n, seed=seed, labels=in_turn(n), batch=n)
         scores = score_features(metrics.features(got.x, classifier), reference)
         for name, value in scores.items():
             lists.setdefault(name, []).append(round(value, 5))
@@ -771,7 +771,7 @@ def weights_hash(name: str) -> str:
     path = Path(compsamp.__file__).parent / "weights" / name / "weights.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
-# %% ../../nbs/lab_yardsticks.ipynb #39be3959
+# %% ../../nbs/lab_yardsticks.ipynb #503de2b6
 def interval_tasks(mixture: PictureMixture, rounds: int) -> dict:
     "The simulations of intervals, by key."
     against = metrics.reference("test")
@@ -819,7 +819,7 @@ def score_tasks(
     def measure_one(row: str, budget: int) -> dict:
         if "reference" not in kept:
             kept["classifier"] = metrics.load_classifier()
-            pictures = mixture.draw(20_000, in_turn(20_000), seed=10**6)
+            pictures = mixture.draw(10_000, in_turn(10_000), seed=10**6)
             kept["reference"] = picture_reference(pictures, n, kept["classifier"])
         options = (kept["reference"], range(seeds), n, kept["classifier"])
         return score_row(denoiser, row, budget, *options)
@@ -834,14 +834,14 @@ def score_tasks(
 
 def measure(
     path: str | Path = RESULTS,  # the results file; it resumes
-    n: int = 500,  # pictures per seed
+    n: int = 256,  # pictures per seed
     seeds: int = 5,
     rounds: int = 200,  # simulated experiments
     budgets: tuple = (10, 20, 50),  # evaluations
     network: str = "fashion-vp",
     only: str = "",  # cells whose key begins so
 ) -> dict:
-    "Fill the results file of this page; about ten minutes on one idle core."
+    "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
     data = dict(setup=setup, cells={})
     if Path(path).exists():
@@ -852,9 +852,9 @@ def measure(
     wrong = SmoothError(mixture.denoiser(process), 0.1)
     trained = f"network/{weights_hash(network)}"
     tasks = interval_tasks(mixture, rounds)
-    tasks |= distance_tasks("distance", exact, budgets, 32)
-    tasks |= distance_tasks("distance with error", wrong, budgets, 32)
-    tasks |= distance_tasks(trained, load(network), budgets, 16)
+    tasks |= distance_tasks("distance", exact, budgets, 16)
+    tasks |= distance_tasks("distance with error", wrong, budgets, 16)
+    tasks |= distance_tasks(trained, load(network), budgets, 8)
     tasks |= score_tasks("score", exact, mixture, budgets, seeds, n)
     tasks |= score_tasks("score with error", wrong, mixture, budgets[1:2], seeds, n)
     for key, task in tasks.items():
@@ -867,7 +867,7 @@ def measure(
         print(key, data["cells"][key], flush=True)
     return data
 
-# %% ../../nbs/lab_yardsticks.ipynb #3dfc124e
+# %% ../../nbs/lab_yardsticks.ipynb #a361dd56
 #| code-fold: true
 #| code-summary: "fitting"
 def kmeans(
