@@ -324,10 +324,15 @@ def check_output(
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, not the name of a file", str(path))
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = temporary_folder(path)
-    lock.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder, lock = temporary_folder(path)
+        lock.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for folder in missing:  # a check leaves nothing behind
+            folder.rmdir()
 
 # %% ../nbs/00_core.ipynb #bf3a1271
 def exit_code(name: str,  # of the command

@@ -2,181 +2,360 @@
 
 # %% auto #0
 __all__ = ['FASHION', 'FASHION_FILES', 'FASHION_FOLDERS', 'CELEBA_SIZE', 'DATASETS', 'read_bytes', 'read_idx', 'find_files',
-           'fashion', 'make_embedded', 'embedded', 'to_model', 'check_pictures', 'cifar10', 'celeba', 'load_data']
+           'fashion', 'make_embedded', 'embedded', 'to_model', 'check_pictures', 'ArrayUnpickler', 'read_cifar_batch',
+           'cifar10', 'celeba', 'as_pictures', 'read_npz', 'load_dataset']
 
 # %% ../nbs/03_data.ipynb #5e90b3c3
-import gzip, hashlib, zlib
+import gzip
+import hashlib
+import pickle
+import zipfile
+import zlib
 from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
+
 from .core import atomic, require
 
 # %% ../nbs/03_data.ipynb #50ab0bf9
-FASHION = 'T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Boot'.split()  # the ten classes, by label
+FASHION = [  # the ten classes, by label
+    "T-shirt",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Boot",
+]
 
 # %% ../nbs/03_data.ipynb #fa94f967
-def read_bytes(path: str | Path  # plain, or compressed if it ends in .gz
-               ) -> bytes:
-    "All bytes of a file, decompressed; ValueError if the compressed file is damaged, FileNotFoundError if there is none."
+def read_bytes(
+    path: str | Path,  # plain, or compressed if it ends in .gz
+) -> bytes:
+    "All bytes of a file, decompressed; ValueError if the compressed file is damaged."
     path = Path(path)
-    try: return gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
+    raw = path.read_bytes()
+    if path.suffix != ".gz":
+        return raw
+    try:
+        return gzip.decompress(raw)
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        raise ValueError(f'file = {str(path)!r}: a complete gzip file is needed ({e})') from e
+        raise ValueError(f"file = {str(path)!r}: a complete gzip file is needed ({e})") from e
 
-# %% ../nbs/03_data.ipynb #7ce460b5
-def read_idx(path: str | Path,          # an IDX file, plain or .gz
-             sha256: str | None = None  # what its decompressed bytes must hash to; None: anything
-             ) -> np.ndarray:
-    "An IDX file of unsigned bytes as a uint8 array; ValueError naming the file if it is truncated, or not the one wanted."
+
+def read_idx(
+    path: str | Path,  # an IDX file, plain or .gz
+    sha256: str | None = None,  # what its decompressed bytes must hash to; None: anything
+) -> np.ndarray:
+    "An IDX file of unsigned bytes, as uint8; ValueError if it is truncated, or not the one wanted."
     raw, name = read_bytes(path), str(path)
-    require(len(raw) >= 8 and raw[:3] == b'\0\0\x08' and raw[3] in (1, 3) and len(raw) >= 4 + 4 * raw[3], 'file', name, 'an IDX file of unsigned bytes with 1 or 3 axes')
-    shape = tuple(int.from_bytes(raw[4 + 4 * i:8 + 4 * i], 'big') for i in range(raw[3]))
-    size, body = int(np.prod(shape)), len(raw) - 4 - 4 * len(shape)
-    require(body == size, 'file', name, f'its header {shape} promises {size} bytes of data, it holds {body}: truncated or damaged')
-    got = hashlib.sha256(raw).hexdigest() if sha256 else None
-    require(got == sha256, 'file', name, f"not the published file: SHA-256 {got}, should be {sha256} (pass verify=False to read it all the same)")
-    return np.frombuffer(raw, np.uint8, offset=len(raw) - size).reshape(shape)
+    has_header = len(raw) >= 8 and raw[:3] == b"\0\0\x08" and raw[3] in (1, 3)
+    has_header = has_header and len(raw) >= 4 + 4 * raw[3]
+    require(has_header, "file", name, "an IDX file of unsigned bytes with 1 or 3 axes")
+    axes = [raw[4 + 4 * i : 8 + 4 * i] for i in range(raw[3])]
+    shape = tuple(int.from_bytes(axis, "big") for axis in axes)
+    promised, held = int(np.prod(shape)), len(raw) - 4 - 4 * len(shape)
+    allowed = f"its header {shape} promises {promised} bytes of data, it holds {held}"
+    require(held == promised, "file", name, f"{allowed}: truncated or damaged")
+    found = hashlib.sha256(raw).hexdigest() if sha256 else None
+    allowed = f"not the published file: SHA-256 {found}, should be {sha256}"
+    require(found == sha256, "file", name, f"{allowed} (pass verify=False to read it all the same)")
+    return np.frombuffer(raw, np.uint8, offset=len(raw) - promised).reshape(shape)
 
 # %% ../nbs/03_data.ipynb #8b78ffa8
 FASHION_FILES = {  # SHA-256 of the decompressed files
-    'train-images-idx3-ubyte': 'c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888',
-    'train-labels-idx1-ubyte': 'bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
-    't10k-images-idx3-ubyte': '5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b',
-    't10k-labels-idx1-ubyte': '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34'}
-FASHION_FOLDERS = [Path('/usr/share/datasets/fashion-mnist'),       # Debian's package dataset-fashion-mnist
-                   Path.home() / '.cache/compsamp/fashion-mnist']   # where download=True puts it
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+FASHION_FOLDERS = [
+    Path("/usr/share/datasets/fashion-mnist"),  # Debian's package dataset-fashion-mnist
+    Path.home() / ".cache/compsamp/fashion-mnist",  # where download=True puts it
+]
 
 # %% ../nbs/03_data.ipynb #085ba230
-def find_files(roots: list,   # folders to look in, in this order; in each also `FashionMNIST/raw`
-               names: list    # the files' names; a file may have .gz appended
-               ) -> list | None:
+def find_files(
+    roots: list,  # folders to look in, in this order; in each also `FashionMNIST/raw`
+    names: list,  # the files' names; a file may have .gz appended
+) -> list | None:
     "The first place where all the files lie, as a list of paths; None if there is none."
-    for root in [place for r in roots for place in (Path(r), Path(r) / 'FashionMNIST/raw')]:
-        found = [next((p for p in (root / n, root / f'{n}.gz') if p.is_file()), None) for n in names]
-        if all(found): return found
+    for root in roots:
+        for place in (Path(root), Path(root) / "FashionMNIST/raw"):
+            found = []
+            for name in names:
+                spellings = (place / name, place / f"{name}.gz")
+                found += [path for path in spellings if path.is_file()][:1]
+            if len(found) == len(names):
+                return found
+    return None
 
 # %% ../nbs/03_data.ipynb #2d9198d5
-def fashion(split: str = 'train',              # 'train' (60,000) or 'test' (10,000)
-            folder: str | Path | None = None,  # where the files lie; None looks in `FASHION_FOLDERS`
-            download: bool = False,            # fetch them with torchvision if they are not there
-            verify: bool = True                # compare checksums with the published ones
-            ) -> tuple[Tensor, Tensor]:
-    "Fashion-MNIST: uint8 pictures `(N, 1, 28, 28)` and labels `(N,)`; FileNotFoundError, or ValueError for a damaged or foreign file."
-    require(split in ('train', 'test'), 'split', split, "'train' or 'test'")
-    names = [n for n in FASHION_FILES if n.startswith(split[:2] if split == 'train' else 't10k')]
+def fashion(
+    split: str = "train",  # 'train' (60,000) or 'test' (10,000)
+    folder: str | Path | None = None,  # where the files lie; None looks in `FASHION_FOLDERS`
+    download: bool = False,  # fetch them with torchvision if they are not there
+    verify: bool = True,  # compare checksums with the published ones
+) -> tuple[Tensor, Tensor]:
+    "Fashion-MNIST: uint8 `(N, 1, 28, 28)`, labels `(N,)`; FileNotFoundError or ValueError."
+    require(split in ("train", "test"), "split", split, "'train' or 'test'")
+    prefix = "train" if split == "train" else "t10k"
+    names = [name for name in FASHION_FILES if name.startswith(prefix)]
     roots = [Path(folder)] if folder else FASHION_FOLDERS
     files = find_files(roots, names)
     if files is None and download:
         from torchvision.datasets import FashionMNIST
-        FashionMNIST(str(roots[-1]), train=split == 'train', download=True)
+
+        FashionMNIST(str(roots[-1]), train=split == "train", download=True)
         files = find_files(roots, names)
-    require(files is not None, 'folder', [str(r) for r in roots], f'a folder with {" and ".join(names)} (or .gz); or download=True; or the pictures of the package: data.embedded()', FileNotFoundError)
-    x, y = (read_idx(f, FASHION_FILES[n] if verify else None) for f, n in zip(files, names))
-    require(x.shape == (len(y), 28, 28) and y.max() < 10, 'folder', str(files[0].parent), f'28 x 28 pictures with one label in 0..9 each, not {x.shape} and {y.shape}')
-    return torch.from_numpy(x.copy())[:, None], torch.from_numpy(y.astype(np.int64))
+    allowed = f"a folder with {' and '.join(names)} (or .gz); or download=True; "
+    allowed += "or the pictures of the package: data.embedded()"
+    looked = [str(root) for root in roots]
+    require(files is not None, "folder", looked, allowed, FileNotFoundError)
+    images, labels = (
+        read_idx(file, FASHION_FILES[name] if verify else None) for file, name in zip(files, names)
+    )
+    allowed = f"28 x 28 pictures with one label in 0..9 each, not {images.shape} and {labels.shape}"
+    fits = images.shape == (len(labels), 28, 28) and labels.max() < 10
+    require(fits, "folder", str(files[0].parent), allowed)
+    return torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
 
 # %% ../nbs/03_data.ipynb #e2991bab
-def make_embedded(folder: str | Path | None,  # where the full set lies, as for `fashion`
-                  out: str | Path,            # the .npz to write
-                  seed: int = 0,              # of the draw
-                  per_class: int = 500,       # pictures of each class
-                  verify: bool = True):
-    "Write the embedded subset of the train split: images, labels, and their positions (`index`) in the split."
-    x, y = (t.numpy() for t in fashion('train', folder, verify=verify))
-    require(per_class <= np.bincount(y, minlength=10).min(), 'per_class', per_class, f'at most {np.bincount(y, minlength=10).min()}, the smallest class')
-    g = np.random.default_rng(seed)
-    index = np.stack([g.permutation(np.flatnonzero(y == c))[:per_class] for c in range(10)], 1).flatten()
-    with atomic(out) as tmp, open(tmp, 'wb') as f:
-        np.savez_compressed(f, images=x[index, 0], labels=y[index].astype(np.uint8), index=index.astype(np.uint16))
+def make_embedded(
+    folder: str | Path | None,  # where the full set lies, as for `fashion`
+    out: str | Path,  # the .npz to write
+    seed: int = 0,  # of the draw
+    per_class: int = 500,  # pictures of each class
+    verify: bool = True,  # compare checksums with the published ones
+):
+    "Write the embedded subset of the train split: images, labels, and their `index` in the split."
+    x, y = (t.numpy() for t in fashion("train", folder, verify=verify))
+    fewest = np.bincount(y, minlength=10).min()
+    allowed = f"at most {fewest}, the smallest class"
+    require(per_class <= fewest, "per_class", per_class, allowed)
+    generator = np.random.default_rng(seed)
+    of_class = [generator.permutation(np.flatnonzero(y == c))[:per_class] for c in range(10)]
+    index = np.stack(of_class, 1).flatten()
+    arrays = dict(images=x[index, 0], labels=y[index].astype(np.uint8))
+    with atomic(out) as path, open(path, "wb") as file:
+        np.savez_compressed(file, **arrays, index=index.astype(np.uint16))
 
-# %% ../nbs/03_data.ipynb #bed8cc88
-def embedded(n: int = 5000  # the first n of them
-             ) -> tuple[Tensor, Tensor]:
-    "The training pictures that come with the package, 500 of each class, one of each in turn: uint8 `(n, 1, 28, 28)` and labels `(n,)`."
-    require(1 <= n <= 5000, 'n', n, '1 to 5000')
-    with np.load(Path(__file__).parent / 'data/fashion5k.npz') as f: x, y = f['images'][:n], f['labels'][:n]
+
+def embedded(
+    n: int = 5000,  # the first n of them
+) -> tuple[Tensor, Tensor]:
+    "Training pictures, one of each class in turn: uint8 `(n, 1, 28, 28)` and labels `(n,)`."
+    require(1 <= n <= 5000, "n", n, "1 to 5000")
+    with np.load(Path(__file__).parent / "data/fashion5k.npz") as file:
+        x, y = file["images"][:n], file["labels"][:n]
     return torch.from_numpy(x)[:, None], torch.from_numpy(y.astype(np.int64))
 
 # %% ../nbs/03_data.ipynb #5afd76cd
-def to_model(x: Tensor  # uint8 pictures, of any shape
-             ) -> Tensor:
+def to_model(
+    x: Tensor,  # uint8 pictures, of any shape
+) -> Tensor:
     "Grey levels as float32 in [-1, 1], equation (2); TypeError for anything but uint8."
     x = torch.as_tensor(x)
-    require(x.dtype == torch.uint8, 'x.dtype', x.dtype, 'torch.uint8', TypeError)
+    require(x.dtype == torch.uint8, "x.dtype", x.dtype, "torch.uint8", TypeError)
     return x.float() / 127.5 - 1
 
 # %% ../nbs/03_data.ipynb #8b939147
-def check_pictures(x: Tensor,                 # pictures in [-1, 1], `(N, C, H, W)`, of a float type
-                   shape: tuple | None = None  # the `(C, H, W)` they must have; None: any
-                   ) -> Tensor:
-    "The pictures themselves; ValueError if they are of another shape, NaN or outside [-1, 1], TypeError if not floats."
-    want = ', '.join(map(str, shape or ('C', 'H', 'W')))
-    require(x.dim() == 4 and (shape is None or tuple(x.shape[1:]) == tuple(shape)), 'pictures.shape', tuple(x.shape), f'(N, {want})')
-    require(x.is_floating_point(), 'pictures.dtype', x.dtype, 'a float type, as from data.to_model', TypeError)
+def check_pictures(
+    x: Tensor,  # pictures in [-1, 1], `(N, C, H, W)`, of a float type
+    shape: tuple | None = None,  # the `(C, H, W)` they must have; None: any
+) -> Tensor:
+    "The pictures; ValueError for another shape, NaN or another range, TypeError if not floats."
+    wanted = ", ".join(map(str, shape or ("C", "H", "W")))
+    fits = x.dim() == 4 and (shape is None or tuple(x.shape[1:]) == tuple(shape))
+    require(fits, "pictures.shape", tuple(x.shape), f"(N, {wanted})")
+    allowed = "a float type, as from data.to_model"
+    require(x.is_floating_point(), "pictures.dtype", x.dtype, allowed, TypeError)
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-    require(bad == 0, 'pictures', f'{bad} of {len(x)} with NaN or infinity', 'finite values')
+    require(bad == 0, "pictures", f"{bad} of {len(x)} with NaN or infinity", "finite values")
     low, high = (x.min().item(), x.max().item()) if x.numel() else (0, 0)
-    require(-1 - 1e-6 <= low and high <= 1 + 1e-6, 'pictures', f'values from {low:.4g} to {high:.4g}', 'values in [-1, 1], as from data.to_model')
+    seen = f"values from {low:.4g} to {high:.4g}"
+    inside = -1 - 1e-6 <= low and high <= 1 + 1e-6
+    require(inside, "pictures", seen, "values in [-1, 1], as from data.to_model")
     return x
+
+# %% ../nbs/03_data.ipynb #da7a0005
+class ArrayUnpickler(pickle.Unpickler):
+    "Unpickles lists, dictionaries, numbers, text and NumPy arrays; ValueError for anything else."
+
+    allowed = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.numeric", "_frombuffer"),
+            ("numpy._core.numeric", "_frombuffer"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module, name):
+        "The functions that make arrays, and no others."
+        if (module, name) not in self.allowed:
+            raise ValueError(f"it asks for {module}.{name}, which makes no array")
+        return super().find_class(module, name)
+
+
+def read_cifar_batch(
+    path: str | Path,  # one pickled batch of CIFAR-10
+) -> tuple[np.ndarray, list]:
+    "Pictures uint8 `(n, 3, 32, 32)` and labels; ValueError for a damaged or dangerous file."
+    try:
+        with open(path, "rb") as file:
+            batch = ArrayUnpickler(file, encoding="latin1").load()
+        pictures = np.asarray(batch["data"]).reshape(-1, 3, 32, 32)
+        labels = [int(label) for label in batch["labels"]]
+    except (ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as e:
+        raise ValueError(f"file = {str(path)!r}: a batch of CIFAR-10 is needed ({e})") from e
+    fits = pictures.dtype == np.uint8 and len(pictures) == len(labels)
+    seen = f"{pictures.dtype} {pictures.shape} and {len(labels)} labels"
+    require(fits, "file", str(path), f"uint8 pictures with one label each, not {seen}")
+    return pictures, labels
 
 # %% ../nbs/03_data.ipynb #5b3951d1
 def _unverified(cls):
     "A torchvision data set class that asks for its files, not for their checksums."
-    plain = {k: [[f, None] for f, _ in getattr(cls, k)] for k in ('train_list', 'test_list') if hasattr(cls, k)}
-    if hasattr(cls, 'meta'): plain['meta'] = cls.meta | {'md5': None}
-    if hasattr(cls, 'file_list'): plain['file_list'] = [(i, None, f) for i, _, f in cls.file_list]
+    plain = {"file_list": [(key, None, name) for key, _, name in cls.file_list]}
     return type(cls.__name__, (cls,), plain)
 
-def _torchvision(name: str, folder, download: bool, verify: bool, **options):
+
+def _torchvision(cls, folder, download: bool, **options):
     "A torchvision data set, or an error that names the folder."
-    from torchvision import datasets
-    require(folder is not None, 'folder', folder, f'the folder under which {name} lies in torchvision\'s layout', FileNotFoundError)
-    cls = getattr(datasets, name) if verify else _unverified(getattr(datasets, name))
-    try: return cls(str(folder), download=download, **options)
-    except RuntimeError as e: raise FileNotFoundError(f'folder = {str(folder)!r}: {name} is missing, incomplete or has other checksums ({e})') from e
+    name = cls.__name__
+    allowed = f"the folder under which {name} lies in torchvision's layout"
+    require(folder is not None, "folder", folder, allowed, FileNotFoundError)
+    try:
+        return cls(str(folder), download=download, **options)
+    except RuntimeError as e:
+        found = f"{name} is missing, incomplete or has other checksums ({e})"
+        raise FileNotFoundError(f"folder = {str(folder)!r}: {found}") from e
 
 # %% ../nbs/03_data.ipynb #9df1ce30
-def cifar10(split: str = 'train',              # 'train' (50,000) or 'test' (10,000)
-            folder: str | Path | None = None,  # the folder that holds `cifar-10-batches-py`
-            download: bool = False, verify: bool = True) -> tuple[Tensor, Tensor]:
-    "CIFAR-10 (Krizhevsky, 2009): uint8 pictures `(N, 3, 32, 32)` and labels `(N,)`, through torchvision."
-    require(split in ('train', 'test'), 'split', split, "'train' or 'test'")
-    d = _torchvision('CIFAR10', folder, download, verify, train=split == 'train')
-    return torch.from_numpy(d.data.copy()).movedim(3, 1).contiguous(), torch.tensor(d.targets)
+def cifar10(
+    split: str = "train",  # 'train' (50,000) or 'test' (10,000)
+    folder: str | Path | None = None,  # the folder that holds `cifar-10-batches-py`
+    download: bool = False,  # fetch it with torchvision if it is not there
+    verify: bool = True,  # compare checksums with the published ones
+) -> tuple[Tensor, Tensor]:
+    "CIFAR-10 (Krizhevsky, 2009): uint8 pictures `(N, 3, 32, 32)` and labels `(N,)`."
+    from torchvision.datasets import CIFAR10
+
+    require(split in ("train", "test"), "split", split, "'train' or 'test'")
+    if verify or download:
+        data = _torchvision(CIFAR10, folder, download, train=split == "train")
+        pictures = torch.from_numpy(data.data.copy()).movedim(3, 1).contiguous()
+        return pictures, torch.tensor(data.targets)
+    allowed = "the folder under which CIFAR10 lies in torchvision's layout"
+    require(folder is not None, "folder", folder, allowed, FileNotFoundError)
+    names = CIFAR10.train_list if split == "train" else CIFAR10.test_list
+    paths = [Path(folder) / CIFAR10.base_folder / name for name, _ in names]
+    missing = [path.name for path in paths if not path.is_file()]
+    require(not missing, "folder", str(folder), f"CIFAR10 is missing {missing}", FileNotFoundError)
+    batches = [read_cifar_batch(path) for path in paths]
+    pictures = torch.from_numpy(np.concatenate([pictures for pictures, _ in batches]))
+    return pictures, torch.tensor([label for _, labels in batches for label in labels])
 
 # %% ../nbs/03_data.ipynb #4ed28219
 CELEBA_SIZE = 140, 64  # the centre crop of the 178 x 218 picture, and the side it is reduced to
 
-def celeba(split: str = 'train',              # 'train', 'valid' or 'test' (162,770, 19,867, 19,962)
-           folder: str | Path | None = None,  # the folder that holds `celeba`
-           download: bool = False, verify: bool = True,
-           attribute: str = 'Smiling',        # which of the 40 yes-or-no attributes is the label
-           limit: int | None = None           # only the first so many
-           ) -> tuple[Tensor, Tensor]:
-    "Faces of CelebA (Liu et al., 2015), cropped and reduced: uint8 pictures `(N, 3, 64, 64)` and labels 0 or 1, through torchvision."
+
+def celeba(
+    split: str = "train",  # 'train', 'valid' or 'test' (162,770, 19,867, 19,962)
+    folder: str | Path | None = None,  # the folder that holds `celeba`
+    download: bool = False,  # fetch it with torchvision if it is not there
+    verify: bool = True,  # compare checksums with the published ones
+    attribute: str = "Smiling",  # which of the 40 yes-or-no attributes is the label
+    limit: int | None = None,  # only the first so many
+) -> tuple[Tensor, Tensor]:
+    "CelebA (Liu et al., 2015), cropped and reduced: uint8 `(N, 3, 64, 64)`, labels 0 or 1."
     from PIL import Image
-    require(split in ('train', 'valid', 'test'), 'split', split, "'train', 'valid' or 'test'")
-    d, (crop, side) = _torchvision('CelebA', folder, download, verify, split=split, target_type='attr'), CELEBA_SIZE
-    require(attribute in d.attr_names, 'attribute', attribute, f'one of {[a for a in d.attr_names if a]}')
-    n = len(d) if limit is None else min(limit, len(d))
-    def one(i: int) -> np.ndarray:
-        im = d[i][0]; left, top = (im.width - crop) // 2, (im.height - crop) // 2
-        return np.asarray(im.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + crop, top + crop)))
-    x = np.stack([one(i) for i in range(n)])
-    return torch.from_numpy(x).movedim(3, 1).contiguous(), d.attr[:n, d.attr_names.index(attribute)].long()
+    from torchvision.datasets import CelebA
+
+    require(split in ("train", "valid", "test"), "split", split, "'train', 'valid' or 'test'")
+    cls = CelebA if verify else _unverified(CelebA)
+    data = _torchvision(cls, folder, download, split=split, target_type="attr")
+    names = [name for name in data.attr_names if name]
+    require(attribute in names, "attribute", attribute, f"one of {names}")
+    crop, side = CELEBA_SIZE
+    n = len(data) if limit is None else min(limit, len(data))
+    pictures = []
+    for i in range(n):
+        face = data[i][0]
+        left, top = (face.width - crop) // 2, (face.height - crop) // 2
+        box = (left, top, left + crop, top + crop)
+        pictures.append(np.asarray(face.resize((side, side), Image.Resampling.BICUBIC, box)))
+    column = data.attr_names.index(attribute)
+    pixels = torch.from_numpy(np.stack(pictures)).movedim(3, 1).contiguous()
+    return pixels, data.attr[:n, column].long()
+
+# %% ../nbs/03_data.ipynb #da7a0007
+def as_pictures(
+    images: np.ndarray,  # uint8 `(N, C, H, W)`, `(N, H, W, C)` or `(N, H, W)`, C = 1 or 3
+    name: str = "images",  # for the message
+) -> Tensor:  # uint8 `(N, C, H, W)`
+    "Pictures in the form of this course; ValueError with the shape and range seen otherwise."
+    images = np.asarray(images)
+    shape = images.shape
+    is_numeric = images.size > 0 and images.dtype.kind in "uif"
+    span = f"{images.min():.4g} to {images.max():.4g}" if is_numeric else "none"
+    seen = f"{images.dtype} {shape}, values {span}"
+    allowed = "uint8 pictures (N, C, H, W), (N, H, W, C) or (N, H, W) with C = 1 or 3"
+    require(images.dtype == np.uint8 and images.ndim in (3, 4), name, seen, allowed)
+    if images.ndim == 3:
+        return torch.from_numpy(images.copy())[:, None]
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    require(first != last, name, seen, f"{allowed}, so that the shape tells which axis is C")
+    pictures = torch.from_numpy(images.copy())
+    return pictures if first else pictures.movedim(3, 1).contiguous()
+
+
+def read_npz(
+    path: str | Path,  # an .npz file with `images`, and perhaps `labels` (N,)
+) -> tuple[Tensor, Tensor | None]:
+    "Pictures uint8 `(N, C, H, W)` and labels int64 `(N,)` or None; ValueError, FileNotFoundError."
+    name = str(path)
+    require(Path(path).is_file(), "file", name, "an .npz file that exists", FileNotFoundError)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {key: file[key] for key in ("images", "labels") if key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as e:
+        raise ValueError(f"file = {name!r}: a complete .npz file of arrays ({e})") from e
+    require("images" in held, "file", name, "an .npz file that holds 'images'")
+    images = as_pictures(held["images"], f"images of {name!r}")
+    if "labels" not in held:
+        return images, None
+    labels = held["labels"]
+    seen = f"{labels.dtype} {labels.shape}"
+    fits = labels.shape == (len(images),) and labels.dtype.kind in "ui"
+    require(fits, f"labels of {name!r}", seen, f"{len(images)} whole numbers")
+    return images, torch.from_numpy(labels.astype(np.int64))
 
 # %% ../nbs/03_data.ipynb #134168d4
 DATASETS = dict(fashion=fashion, cifar10=cifar10, celeba=celeba)
 
-def load_data(name: str,                         # 'fashion5k' (the package's own), 'fashion', 'cifar10' or 'celeba'
-              split: str = 'train',              # 'train' or 'test'; CelebA also has 'valid'
-              folder: str | Path | None = None,  # where it lies
-              download: bool = False,            # fetch it if it is not there
-              **options                          # `verify`; for CelebA `attribute`, `limit`
-              ) -> tuple[Tensor, Tensor]:
+
+def load_dataset(
+    name: str,  # 'fashion5k' (the package's own), 'fashion', 'cifar10' or 'celeba'
+    split: str = "train",  # 'train' or 'test'; CelebA also has 'valid'
+    folder: str | Path | None = None,  # where it lies
+    download: bool = False,  # fetch it if it is not there
+    **options,  # `verify`; for CelebA `attribute`, `limit`
+) -> tuple[Tensor, Tensor]:
     "Pictures (uint8, `(N, C, H, W)`) and labels (int64, `(N,)`) of a data set by its name."
-    require(name in ['fashion5k', *DATASETS], 'name', name, f"one of 'fashion5k', {', '.join(map(repr, DATASETS))}")
-    if name != 'fashion5k': return DATASETS[name](split, folder, download, **options)
-    require(split == 'train', 'split', split, "'train': the embedded pictures are training pictures")
+    names = ["fashion5k", *DATASETS]
+    require(name in names, "name", name, f"one of {', '.join(map(repr, names))}")
+    if name != "fashion5k":
+        return DATASETS[name](split, folder, download, **options)
+    allowed = "'train': the embedded pictures are training pictures"
+    require(split == "train", "split", split, allowed)
     return embedded()

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from .core import f64, mix, per_sample, require
+from .core import affine, f64, mix, per_sample, require
 
 # %% ../nbs/01_forward.ipynb #d9a50cbf
 class Equation:
@@ -172,7 +172,23 @@ class LinearSDE(Clock, Equation):
         allowed = f"one time, or one for each of the {len(x0)} samples"
         require(t.shape in ((), (len(x0),)), "t", tuple(t.shape), allowed)
         mu, C = self.marginal(t)
-        return mean_state(mu, x0) + mix(cholesky(C), noise)
+        return mean_state(mu, x0) + mix(cholesky(C), self.noise_from(noise))
+
+    def noise_from(
+        self,
+        normal: Tensor,  # standard normal `(B, k*C, ...)`
+    ) -> Tensor:  # of that shape
+        "The noise of this process, of unit scale: the normal numbers, unless a subclass has another law."
+        return normal
+
+    def noise_up(
+        self,
+        s: float,  # the lower time
+        t: float,  # the upper one
+        draw,  # `draw()` gives standard normal numbers of the state's shape
+    ) -> Tensor:
+        "The noise of a way up from s to t: z_t = Psi z_s + chol(Sigma) noise."
+        return self.noise_from(draw())
 
     def prior_scale(self) -> Tensor:
         "Standard deviation of each block at t = T, `(k,)`: what a sampler starts from."
@@ -186,7 +202,7 @@ class LinearSDE(Clock, Equation):
         "The starting state: `noise` scaled block by block."
         allowed = f"the shape asked for, {tuple(shape)}"
         require(tuple(noise.shape) == tuple(shape), "noise", tuple(noise.shape), allowed)
-        return mix(torch.diag(self.prior_scale()), noise)
+        return mix(torch.diag(self.prior_scale()), self.noise_from(noise))
 
 # %% ../nbs/01_forward.ipynb #c2f31fb3
 class ScalarSDE(LinearSDE):
@@ -471,12 +487,28 @@ class NoisePredictor:
         allowed = f"the shape of the state {tuple(z.shape)}: with fewer channels"
         allowed += " x0 is not determined"
         require(e.shape == z.shape, "eps", tuple(e.shape), allowed, TypeError)
+        if self.process.k == 1 and not (isinstance(t, Tensor) and t.dim()):
+            inverse, slope = self.reading(float(t))
+            return affine(inverse, z, slope, e)
         channels = z.shape[1] // self.process.k
         mu = self.process.marginal(t)[0][..., 0]
         x = (z - mix(self.process.factor(t), e))[:, :channels]
         if mu.dim():
             return x / per_sample(mu, x)
         return x / float(mu)
+
+    def reading(self, t: float) -> tuple:
+        "1/psi and -sigma/psi at one time, k = 1, remembered; ValueError where psi = 0."
+        held = self.__dict__.setdefault("_readings", {})
+        if t not in held:
+            if len(held) >= 512:
+                held.clear()
+            psi = float(self.process.marginal(t)[0])
+            sigma = float(self.process.factor(t))
+            allowed = "a time at which psi > 0: where it is 0 the noise does not tell x0"
+            require(psi > 0, "t", t, allowed)
+            held[t] = 1 / psi, -sigma / psi
+        return held[t]
 
 # %% ../nbs/01_forward.ipynb #84661be8
 #| code-fold: true

@@ -97,18 +97,14 @@ def require_count(
     what: str,  # for the message: "a whole number of ..."
 ):
     "ValueError unless `value` is a whole number, at least 1."
-    require(
-        is_count(value) and value >= 1, name, value, f"a whole number{what}, at least 1"
-    )
+    require(is_count(value) and value >= 1, name, value, f"a whole number{what}, at least 1")
 
 
 def require_points(n):
     "ValueError unless n is a number of grid points that fits into memory."
     require_count("n", n, " of grid points")
     gigabytes = n * 8 * 20 / 1e9  # some twenty columns of float64 coefficients
-    allowed = (
-        f"at most {MAX_POINTS:,} grid points; so many would take {gigabytes:,.0f} GB"
-    )
+    allowed = f"at most {MAX_POINTS:,} grid points; so many would take {gigabytes:,.0f} GB"
     require(n <= MAX_POINTS, "n", n, allowed)
 
 # %% ../nbs/07_sampling.ipynb #2a1d6912
@@ -168,9 +164,7 @@ def check_grid(
     "The times in float64, or an error: at least one, finite, strictly falling, inside (0, T]."
     kind = None
     try:
-        times = (
-            times.copy() if isinstance(times, np.ndarray) else times
-        )  # torch: no flipped arrays
+        times = times.copy() if isinstance(times, np.ndarray) else times  # torch: no flipped arrays
         kind = torch.as_tensor(times).dtype
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
@@ -186,9 +180,7 @@ def check_grid(
     )
     ends = [round(float(v), 6) for v in t[[0, -1]]]
     inside = bool(((t > 0) & (t <= T * (1 + 1e-12))).all())
-    require(
-        inside, "times", ends, f"all inside (0, T = {T}]: at 0 the score is infinite"
-    )
+    require(inside, "times", ends, f"all inside (0, T = {T}]: at 0 the score is infinite")
     begin = [round(float(v), 6) for v in t[:8]]
     require(bool((t[1:] < t[:-1]).all()), "times", begin, "strictly falling")
     return t
@@ -198,9 +190,7 @@ def check_grid(
 class Sampler:
     "A step and its facts. Subclasses are plain numbers with two methods."
 
-    order: ClassVar[int] = (
-        1  # error ~ h^order on a uniform grid (weak order if it draws)
-    )
+    order: ClassVar[int] = 1  # error ~ h^order on a uniform grid (weak order if it draws)
     evals: ClassVar[int] = 1  # network evaluations per step
     draws: ClassVar[int] = 0  # normal draws per step
     k: ClassVar[int | None] = None  # number of blocks it needs; None for any
@@ -256,13 +246,9 @@ def check_detour(
     require(is_count(i) and i < len(main), "detour", i, allowed)
     require_count("repeats", repeats, "")
     inner = check_grid(inner, process)
-    returns = (
-        bool(torch.isclose(inner[-1], main[i], rtol=1e-9, atol=0)) and len(inner) > 1
-    )
+    returns = bool(torch.isclose(inner[-1], main[i], rtol=1e-9, atol=0)) and len(inner) > 1
     ends = (float(inner[0]), float(inner[-1]))
-    require(
-        returns, "detour", ends, f"times that fall to main[{i}] = {float(main[i]):.6g}"
-    )
+    require(returns, "detour", ends, f"times that fall to main[{i}] = {float(main[i]):.6g}")
     return i, inner, repeats
 
 
@@ -324,9 +310,7 @@ def final_denoise(
         return denoiser.x0(z, t)
     F, _, E = drift_terms(process, f64([t]))
     channels = z.shape[1] // process.k
-    moved = affine(
-        identity_blocks(process) - t * F[0], z, -t * E[0], denoiser.eps(z, t)
-    )
+    moved = affine(identity_blocks(process) - t * F[0], z, -t * E[0], denoiser.eps(z, t))
     return moved[:, :channels]
 
 # %% ../nbs/07_sampling.ipynb #7157635e
@@ -343,9 +327,7 @@ def settings_key(value):
     if isinstance(value, tuple):
         parts = tuple(settings_key(part) for part in value)
         return None if None in parts else (tuple, parts)
-    declared = vars(type(value)).get(
-        "__dataclass_params__"
-    )  # of its own class, not of a base
+    declared = vars(type(value)).get("__dataclass_params__")  # of its own class, not of a base
     held = getattr(value, "__dict__", None)
     if declared is None or not declared.frozen or held is None:
         return None
@@ -385,9 +367,7 @@ def descend(
     draw=None,
 ):
     "`walk` along a falling grid."
-    return walk(
-        sampler, denoiser, coefficients(sampler, denoiser.process, times, z), z, draw
-    )
+    return walk(sampler, denoiser, coefficients(sampler, denoiser.process, times, z), z, draw)
 
 
 def jumps(process: LinearSDE, route: Route) -> list:
@@ -404,21 +384,18 @@ def jumps(process: LinearSDE, route: Route) -> list:
 
 
 def jump(process: LinearSDE, up, z: Tensor, draw) -> Tensor:
-    "The state after a jump; a process that owns its noise says what goes up, in `noise_up`."
+    "The state after a jump; the process says which noise goes up."
     z = mix(up.a, z)
     if not up.draws:
         return z
-    own = getattr(process, "noise_up", None)
-    return z + mix(up.c, draw() if own is None else own(up.s, up.t, draw))
+    return z + mix(up.c, process.noise_up(up.s, up.t, draw))
 
 
 def stretches(sampler: Sampler, process: LinearSDE, route: Route, z: Tensor) -> list:
     "Per falling stretch: the jump before it or None, sampler, records, repeats."
     inside, at, parts = route.inside or sampler, 0, []
     main = coefficients(sampler, process, route.main, z)
-    for (i, inner, repeats), up in zip(
-        route.detours, cast_records(jumps(process, route), z)
-    ):
+    for (i, inner, repeats), up in zip(route.detours, cast_records(jumps(process, route), z)):
         parts.append((None, sampler, main[at:i], 1))
         parts.append((up, inside, coefficients(inside, process, inner, z), repeats))
         at = i
@@ -449,22 +426,12 @@ def follow(
 
 def check_samplers(sampler: Sampler, process: LinearSDE, route: Route) -> bool:
     "Whether the route needs noise; an error if a sampler of it cannot run on this process."
-    used = (
-        [sampler]
-        if not route.detours or route.inside is None
-        else [sampler, route.inside]
-    )
+    used = [sampler] if not route.detours or route.inside is None else [sampler, route.inside]
     for one in used:
-        walks = (
-            not isinstance(one, type)
-            and hasattr(one, "prepare")
-            and hasattr(one, "step")
-        )
+        walks = not isinstance(one, type) and hasattr(one, "prepare") and hasattr(one, "step")
         require(walks, "sampler", one, "a Sampler, such as DDIM()", TypeError)
         name = type(one).__name__
-        require(
-            one.k in (None, process.k), "process", process, f"k = {one.k} for {name}"
-        )
+        require(one.k in (None, process.k), "process", process, f"k = {one.k} for {name}")
     return any(one.draws for one in used) or bool(route.detours) and route.s_noise > 0
 
 
@@ -526,9 +493,7 @@ class Heun(Sampler):
         "Two evaluations, at r.t and r.s."
         e = denoiser.eps(z, r.t)
         y = affine(r.a, z, r.b, e)
-        return affine(r.a1, z, r.b1, e) + affine(
-            r.a2, y, r.b2, denoiser.eps(y, r.s)
-        ), None
+        return affine(r.a1, z, r.b1, e) + affine(r.a2, y, r.b2, denoiser.eps(y, r.s)), None
 
 # %% ../nbs/07_sampling.ipynb #4b64f4b3
 @dataclass(frozen=True)
@@ -542,9 +507,7 @@ class EulerMaruyama(Sampler):
         t, s = times[:-1], times[1:]
         h = (t - s)[:, None, None]
         F, G, E = drift_terms(process, t)
-        return records(
-            t=t, s=s, a=identity_blocks(process) - h * F, b=-h * E, c=h.sqrt() * G
-        )
+        return records(t=t, s=s, a=identity_blocks(process) - h * F, b=-h * E, c=h.sqrt() * G)
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one draw."
@@ -617,9 +580,7 @@ def whole_labels(
     signed = (torch.int8, torch.int16, torch.int32, torch.int64)
     whole = given is not None and given.dtype in signed
     shown = labels if given is None else f"{tuple(given.shape)} of {given.dtype}"
-    allowed = (
-        f"one class, or n = {n} of them, as signed whole numbers: (n,), not one-hot"
-    )
+    allowed = f"one class, or n = {n} of them, as signed whole numbers: (n,), not one-hot"
     require(whole, "labels", shown, allowed, TypeError)
     given = given.expand(n) if given.dim() == 0 else given
     require(tuple(given.shape) == (n,), "labels", tuple(given.shape), allowed)
@@ -642,9 +603,7 @@ def labels_binder(
     allowed = f"None: {type(denoiser).__name__} knows no labels"
     require(knows, "labels", labels, allowed, TypeError)
     given = whole_labels(labels, n)
-    denoiser.bind(
-        labels=given, guidance=weight
-    )  # all are checked before the first is used
+    denoiser.bind(labels=given, guidance=weight)  # all are checked before the first is used
     return lambda i, b: denoiser.bind(labels=given[i : i + b], guidance=weight)
 
 
@@ -674,9 +633,7 @@ def require_memory(
     gigabyte = 1e9
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gigabyte
     taken = 2 * n * kept * math.prod(shape) * dtype.itemsize / gigabyte
-    allowed = (
-        f"fewer: they would take {taken:,.0f} GB, and this machine has {there:,.0f} GB"
-    )
+    allowed = f"fewer: they would take {taken:,.0f} GB, and this machine has {there:,.0f} GB"
     require(taken <= there, "n", n, allowed)
 
 
@@ -690,9 +647,7 @@ def start_state(
     if t >= process.T * (1 - 1e-12):
         return z
     ratio = float(process.rho(t))
-    allowed = (
-        f"a time at which noise outweighs the picture (there sigma/psi = {ratio:.3g})"
-    )
+    allowed = f"a time at which noise outweighs the picture (there sigma/psi = {ratio:.3g})"
     more = "sampling starts from noise; `states` starts from any state"
     require(ratio >= 1, "times[0]", t, f"{allowed}: {more}")
     return mix(process.factor(t) @ torch.linalg.inv(process.factor(process.T)), z)
@@ -727,9 +682,7 @@ def sample(
     device = getattr(denoiser, "device", torch.device("cpu"))
     Noise(seed, 1, size, first, dtype, device)  # its errors come before the work
     require_memory(n, size, dtype, route.steps() + 2 if trace else 1)
-    parts = stretches(
-        sampler, process, route, torch.empty(0, dtype=dtype, device=device)
-    )
+    parts = stretches(sampler, process, route, torch.empty(0, dtype=dtype, device=device))
     start, end = float(route.main[0]), float(route.main[-1]) if denoise else None
     ends, kept, calls = [], {}, 0
 
@@ -755,18 +708,14 @@ def sample(
     allowed = "finite samples: the network or the step blew up"
     finite = bool(torch.isfinite(x).all())
     require(finite, "x", "NaN or infinity", allowed, FloatingPointError)
-    return Samples(
-        x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()]
-    )
+    return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
 
 # %% ../nbs/07_sampling.ipynb #d4eaf04f
 @dataclass(frozen=True)
 class DDIM(Sampler):
     "x_s = psi_s x0 + sqrt(sigma_s^2 - v) eps + sqrt(v) w (Song et al. 2021, Eq. 12)."
 
-    eta: float = (
-        0.0  # in [0, 1]; v = eta^2 var(x_s | x_t, x0): 0 draws nothing, 1 is DDPM
-    )
+    eta: float = 0.0  # in [0, 1]; v = eta^2 var(x_s | x_t, x0): 0 draws nothing, 1 is DDPM
     k: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -780,9 +729,7 @@ class DDIM(Sampler):
     def prepare(self, process, times):
         "z_s = a z + b eps + c w; or keep z + gain x0 + c w, which is finite where psi = 0 too."
         t, s = times[:-1], times[1:]
-        (psi_t, sigma_t), (psi_s, sigma_s) = (
-            signal_and_noise(process, u) for u in (t, s)
-        )
+        (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
         v = (self.eta * sigma_s / sigma_t) ** 2 * process.transition(t, s)[1].flatten()
         old = (sigma_s**2 - v).sqrt()  # of the noise that was there
         by_noise = {"a": psi_s / psi_t, "b": old - psi_s / psi_t * sigma_t}
@@ -893,9 +840,7 @@ class DEIS2(Sampler):
         x = denoiser.x0(z, r.t)
         e = affine(r.u, z, r.v, x)
         z = affine(r.keep, z, r.gain, x)
-        return (
-            z if memory is None else torch.add(z, e - memory, alpha=r.extra * (r.w - 1))
-        ), e
+        return (z if memory is None else torch.add(z, e - memory, alpha=r.extra * (r.w - 1))), e
 
 # %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
@@ -903,9 +848,7 @@ class DPMpp2M(Sampler):
     "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2)."
 
     stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
-    s_min: float = (
-        0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
-    )
+    s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
     s_max: float = math.inf
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
@@ -925,20 +868,14 @@ class DPMpp2M(Sampler):
     def prepare(self, process, times):
         "z_s = a z + b x0 + c w, x0 extrapolated with weight w."
         t, s = times[:-1], times[1:]
-        (psi_t, sigma_t), (psi_s, sigma_s) = (
-            signal_and_noise(process, u) for u in (t, s)
-        )
+        (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
         rho = sigma_t / psi_t
-        fall = (
-            sigma_s * psi_t / (sigma_t * psi_s)
-        ).log()  # minus infinity where psi = 0
+        fall = (sigma_s * psi_t / (sigma_t * psi_s)).log()  # minus infinity where psi = 0
         eta = self.stochastic * ((rho >= self.s_min) & (rho <= self.s_max)).double()
         more = torch.where(eta > 0, eta * fall, 0.0)
         a, b = sigma_s / sigma_t * more.exp(), -psi_s * torch.expm1(fall + more)
         c = sigma_s * (-torch.expm1(2 * more)).sqrt()
-        return records(
-            t=t, s=s, a=a, b=b, c=c, w=after_first(1 + fall[1:] / fall[:-1] / 2)
-        )
+        return records(t=t, s=s, a=a, b=b, c=c, w=after_first(1 + fall[1:] / fall[:-1] / 2))
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last x0; at most one draw."
@@ -974,9 +911,7 @@ class DDPM(Sampler):
         narrower = sigma_s / sigma_t if self.variance == "small" else 1
         by_noise = {"a": 1 / psi, "b": -Sigma / (psi * sigma_t)}
         keep, gain = psi * (sigma_s / sigma_t) ** 2, psi_s * Sigma / sigma_t**2
-        return records(
-            t=t, s=s, c=Sigma.sqrt() * narrower, keep=keep, gain=gain, **by_noise
-        )
+        return records(t=t, s=s, c=Sigma.sqrt() * narrower, keep=keep, gain=gain, **by_noise)
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one draw."
@@ -997,9 +932,7 @@ class EDMHeun(Sampler):
     k: ClassVar[int] = 1
 
     def __post_init__(self):
-        require(
-            as_real("s_churn", self.s_churn) >= 0, "s_churn", self.s_churn, "at least 0"
-        )
+        require(as_real("s_churn", self.s_churn) >= 0, "s_churn", self.s_churn, "at least 0")
         above = 0 < as_real("s_noise", self.s_noise) < math.inf
         require(above, "s_noise", self.s_noise, "finite and above 0")
         require_range(self.s_min, self.s_max)
@@ -1015,9 +948,7 @@ class EDMHeun(Sampler):
         rho = process.rho(t)
         gamma = min(self.s_churn / len(times), math.sqrt(2) - 1)
         on = (rho >= self.s_min) & (rho <= self.s_max) & (t < T) & (gamma > 0)
-        up = process.time((rho * (1 + gamma)).clamp(max=float(process.rho(T)))).clamp(
-            max=T
-        )
+        up = process.time((rho * (1 + gamma)).clamp(max=float(process.rho(T)))).clamp(max=T)
         return torch.where(on, torch.maximum(up, t), t)
 
     def prepare(self, process, times):
@@ -1025,17 +956,13 @@ class EDMHeun(Sampler):
         t, s = times[:-1], times[1:]
         u = self.raised(process, times)
         psi, Sigma = (v.flatten() for v in process.transition(u, t))
-        (psi_u, sigma_u), (psi_s, sigma_s) = (
-            signal_and_noise(process, v) for v in (u, s)
-        )
+        (psi_u, sigma_u), (psi_s, sigma_s) = (signal_and_noise(process, v) for v in (u, s))
         by_noise = {"a": psi_s / psi_u, "b": sigma_s - psi_s / psi_u * sigma_u}
         by_picture = {
             "keep": sigma_s / sigma_u,
             "gain": psi_s - psi_u * sigma_s / sigma_u,
         }
-        ratio = (
-            sigma_u * psi_s / (psi_u * sigma_s)
-        )  # rho_u / rho_s; if infinite, Heun in 1 / rho
+        ratio = sigma_u * psi_s / (psi_u * sigma_s)  # rho_u / rho_s; if infinite, Heun in 1 / rho
         weight = torch.where(ratio.isfinite(), ratio, 1.0) / 2
         up = {"u": u, "up": psi, "c": self.s_noise * Sigma.sqrt()}
         return records(t=t, s=s, w=weight, **up, **by_noise, **by_picture)

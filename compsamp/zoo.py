@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings', 'look_up', 'fit_type', 'setting_names',
-           'spell_value', 'spell', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text', 'parse_objective',
-           'find_process', 'build_network', 'load', 'SamplingSpec', 'parse_restart', 'parse_weight']
+           'spell_value', 'spell_word', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text',
+           'parse_objective', 'find_process', 'build_network', 'load', 'load_kind', 'load_conditional', 'load_guide',
+           'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
 from dataclasses import dataclass, fields
@@ -11,8 +12,19 @@ from pathlib import Path
 
 from torch import nn
 
-from . import compensation, conjugate, forward, networks, psld, restart
-from . import sampling, skipstep, splitting, training
+from compsamp import (
+    compensation,
+    conjugate,
+    forward,
+    inpainting,
+    networks,
+    psld,
+    restart,
+    sampling,
+    skipstep,
+    splitting,
+    training,
+)
 from .core import pick_device, require
 from .forward import LinearSDE, NoisePredictor
 from .sampling import Sampler
@@ -29,15 +41,15 @@ PROCESSES = {
 
 SAMPLERS = {
     **sampling.PLAIN_SAMPLERS,
-    **psld.SAMPLERS,
-    **conjugate.SAMPLERS,
-    **splitting.SAMPLERS,
+    **psld.PSLD_SAMPLERS,
+    **conjugate.CONJUGATE_SAMPLERS,
+    **splitting.SPLITTING_SAMPLERS,
 }
 
 OBJECTIVES = {
-    **training.OBJECTIVES,
-    **compensation.OBJECTIVES,
-    **skipstep.OBJECTIVES,
+    **training.PLAIN_OBJECTIVES,
+    **compensation.COMPENSATION_OBJECTIVES,
+    **skipstep.SKIPSTEP_OBJECTIVES,
 }
 
 # %% ../nbs/20_zoo.ipynb #cef5e15f
@@ -117,7 +129,7 @@ def spell_value(value) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
-def spell(thing, table: dict, argument: str) -> str:
+def spell_word(thing, table: dict, argument: str) -> str:
     "The shortest word that `look_up` turns into this object again: settings only where they are not the usual ones."
     words = []
     for name, make in table.items():
@@ -141,7 +153,7 @@ def parse_process(text: str) -> LinearSDE:
 
 def process_text(process: LinearSDE) -> str:
     "The inverse of `parse_process`."
-    return spell(process, PROCESSES, "process")
+    return spell_word(process, PROCESSES, "process")
 
 
 def parse_sampler(text: str) -> Sampler:
@@ -151,7 +163,7 @@ def parse_sampler(text: str) -> Sampler:
 
 def sampler_text(sampler: Sampler) -> str:
     "The inverse of `parse_sampler`."
-    return spell(sampler, SAMPLERS, "sampler")
+    return spell_word(sampler, SAMPLERS, "sampler")
 
 
 def parse_objective(text: str):
@@ -201,6 +213,36 @@ def load(
     process = find_process(card["process"])
     denoiser = networks.Denoiser(net, process, card["shape"], amp=amp, card=card)
     return denoiser.to(where)
+
+# %% ../nbs/20_zoo.ipynb #7cd994f0
+def load_kind(
+    kind: type,  # class of the network inside
+    name: str | Path,  # a network of the package, or a checkpoint folder
+    device: str | None = "cpu",  # None: the best there is
+    wrap=None,  # (network, process) to the network as it is asked; None: as it is
+) -> networks.Denoiser:
+    "A trained network of a class of its own; ValueError if the checkpoint holds another kind."
+    card = networks.read_card(networks.checkpoint_folder(name))
+    held = card["network"].get("kind")
+    allowed = f"{kind.__name__!r}; {str(name)!r} is a network of another kind"
+    require(held == kind.__name__, "network.kind", held, allowed)
+    network = networks.construct_network(kind, card["network"])
+    if wrap is not None:
+        network = wrap(network, find_process(card["process"]))
+    return load(name, device, network)
+
+
+def load_conditional(
+    name: str | Path = "fashion-inpaint",  # a network of the package, or a checkpoint folder
+    device: str | None = "cpu",
+) -> networks.Denoiser:
+    "A trained network that sees the damaged picture, for `inpainting.restore`."
+    return load_kind(inpainting.ConditionalUNet, name, device, inpainting.Conditional)
+
+
+def load_guide(name: str | Path, device: str | None = "cpu") -> inpainting.NoisyClassifier:
+    "A trained classifier of noisy states: 'fashion-guide-vp', 'fashion-guide-psld', or a folder."
+    return load_kind(inpainting.NoisyClassifier, name, device).network
 
 # %% ../nbs/20_zoo.ipynb #df74b3d2
 @dataclass(frozen=True)

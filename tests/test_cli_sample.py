@@ -47,9 +47,7 @@ def test_a_sheet_of_pictures(tmp_path, run):
     code, said = run("--n 3 --seed 2 --nfe 4 --sampler heun --quiet", "--out", sheet)
     assert code == 0 and "N = 2" in said.out and "3 evaluations" in said.out
     assert Image.open(sheet).size[1] >= 28
-    assert [path.name for path in tmp_path.iterdir()] == ["c.png"], (
-        "nothing else is left behind"
-    )
+    assert [path.name for path in tmp_path.iterdir()] == ["c.png"], "nothing else is left behind"
 
 
 @needs_network
@@ -105,9 +103,7 @@ def test_restart(tmp_path, run):
         ("--steps 5 --nfe 5", "not allowed with"),
     ],
 )
-def test_errors_name_the_argument_and_leave_nothing(
-    line, word, tmp_path, run, monkeypatch
-):
+def test_errors_name_the_argument_and_leave_nothing(line, word, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said = run(f"{line} --quiet")
     assert code == 2 and word in said.err and "Traceback" not in said.err
@@ -119,9 +115,7 @@ def test_as_a_process(tmp_path):
     out = tmp_path / "deep" / "a.png"
     text = "import sys; from compsamp.commands import sample; sys.exit(sample())"
     line = [sys.executable, "-c", text, "--n", "2", "--steps", "2", "--out", str(out)]
-    done = subprocess.run(
-        line, capture_output=True, text=True, env=os.environ, check=False
-    )
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0 and out.stat().st_size > 100, done.stderr
 
 

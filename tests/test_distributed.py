@@ -531,7 +531,7 @@ def one(tmp_path_factory):
     "256 pictures by one process, in the ordinary way."
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("one") / "a.npz"
-    assert commands.sample([*COMMON, "--out", str(out)]) == 0
+    assert commands.run_sample([*COMMON, "--out", str(out)]) == 0
     return out
 
 
@@ -574,7 +574,7 @@ def test_a_lost_process_and_the_same_pictures_by_one(gloo, one, tmp_path):
     assert codes == [1, -9] and "process 0 of 2" in said[0], said
     chunks = list((tmp_path / "c.npz.parts").glob("chunk-*"))
     assert not out.exists() and 4 <= len(chunks) < 8, chunks
-    assert commands.sample([*COMMON, "--out", str(out), "--parts"]) == 0
+    assert commands.run_sample([*COMMON, "--out", str(out), "--parts"]) == 0
     assert same_pictures(one, out) and not (tmp_path / "c.npz.parts").exists()
 
 
@@ -720,8 +720,8 @@ def test_kill_one_and_resume_on_one(gloo, tmp_path):
     assert time.time() - began < 60
     assert card(kept)["training"]["done"] == 8 and networks.load(kept).shape == (1, 28, 28)
     assert not [path for path in kept.iterdir() if path.name.startswith(".")]
-    assert commands.train(["--out", str(kept), "--resume", "--device", "cpu"]) == 0
-    assert commands.train([*SMALL, "--out", str(plain)]) == 0
+    assert commands.run_train(["--out", str(kept), "--resume", "--device", "cpu"]) == 0
+    assert commands.run_train([*SMALL, "--out", str(plain)]) == 0
     assert len(losses(plain)) == len(losses(kept)) == 24
     assert 0 < np.abs(losses(plain) - losses(kept)).max() < 1e-5
 
@@ -739,15 +739,15 @@ def test_one_begins_and_two_go_on(gloo, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training.Trainer, "step", pressed)
-        assert commands.train([*SMALL, "--out", str(kept)]) == 130
+        assert commands.run_train([*SMALL, "--out", str(kept)]) == 130
     assert card(kept)["training"]["done"] == 13
     processes = start(SLOW.replace("== 13", "== 17"), *resume)
     wait_for(processes[1], "here")
     processes[1].send_signal(signal.SIGINT)
     codes, said = end(processes)
     assert codes == [130, 130] and card(kept)["training"]["done"] == 17, (codes, said)
-    assert commands.train(resume) == 0
-    assert commands.train([*SMALL, "--out", str(plain)]) == 0
+    assert commands.run_train(resume) == 0
+    assert commands.run_train([*SMALL, "--out", str(plain)]) == 0
     assert np.abs(losses(kept) - losses(plain)).max() < 1e-5
 
 
@@ -792,5 +792,5 @@ def test_the_launchers_of_the_chapter(gloo, beginning, module, tmp_path):
     assert got.returncode == 0 and got.stdout.count("saved in") == 1, got.stderr
     counts = {path.name: path.read_text() for path in tmp_path.glob("is*")}
     assert counts == {"is0": "2", "is1": "2"}  # each said which it is, and of how many
-    assert commands.train([*settings, str(tmp_path / "b")]) == 0
+    assert commands.run_train([*settings, str(tmp_path / "b")]) == 0
     assert np.abs(losses(tmp_path / "a") - losses(tmp_path / "b")).max() < 1e-5

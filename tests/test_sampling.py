@@ -59,9 +59,7 @@ RANDOM = [
     EDMHeun(20.0, 0.2, 2.0),
 ]
 MIXTURE = ring(8, 0.8, 0.3, 0.2)
-needs_network = pytest.mark.skipif(
-    "fashion-vp" not in shipped_networks(), reason="no network"
-)
+needs_network = pytest.mark.skipif("fashion-vp" not in shipped_networks(), reason="no network")
 
 
 def last(walked):
@@ -146,9 +144,7 @@ def moment_errors(sampler, process, times, mean=0.7, variance=0.25):
     rows = len(times) + 1
     z = torch.eye(rows, dtype=torch.float64)[:, 1:2]
     denoiser = GaussianMixture([[mean]], [[[variance]]]).denoiser(process)
-    out = last(states(sampler, denoiser, times, z, UnitDraws(rows), denoise=False))[
-        :, 0
-    ]
+    out = last(states(sampler, denoiser, times, z, UnitDraws(rows), denoise=False))[:, 0]
     a, drawn = out[1] - out[0], out[2:] - out[0]
     psi_T, sigma_T = signal_and_noise(process, times[0])
     psi_0, sigma_0 = signal_and_noise(process, times[-1])
@@ -158,9 +154,7 @@ def moment_errors(sampler, process, times, mean=0.7, variance=0.25):
 
 
 def weak_order(sampler, process):
-    return slope(
-        [abs(moment_errors(sampler, process, span(process, n))[1]) for n in (160, 320)]
-    )
+    return slope([abs(moment_errors(sampler, process, span(process, n))[1]) for n in (160, 320)])
 
 
 @pytest.mark.parametrize("sampler", RANDOM, ids=str)
@@ -176,8 +170,7 @@ def test_any_amount_of_noise(eta):
     "Between and beyond flow and reverse SDE: the same laws, second order."
     for process in (VP(), EDM()):
         coarse, fine = (
-            abs(moment_errors(DPMpp2M(eta), process, span(process, n))[1])
-            for n in (80, 320)
+            abs(moment_errors(DPMpp2M(eta), process, span(process, n))[1]) for n in (80, 320)
         )
         assert fine < coarse / 10 and fine < 1e-3
 
@@ -186,9 +179,7 @@ def test_any_amount_of_noise(eta):
 def test_noise_only_where_it_is_allowed(eta):
     t, z = grid(VP(), 12, "karras"), torch.ones(2, 2, dtype=torch.float64)
     flow = last(states(DPMpp2M(), MIXTURE.denoiser(VP()), t, z))
-    nowhere = states(
-        DPMpp2M(eta, 5.0, 5.0), MIXTURE.denoiser(VP()), t, z, Noise(0, 2, (2,))
-    )
+    nowhere = states(DPMpp2M(eta, 5.0, 5.0), MIXTURE.denoiser(VP()), t, z, Noise(0, 2, (2,)))
     assert torch.equal(flow, last(nowhere))
     drawn = [r.c > 0 for r in DPMpp2M(eta, 0.1, 2.0).prepare(VP(), t)]
     rho = VP().rho(t[:-1])
@@ -235,9 +226,7 @@ def test_churn_stays_in_its_range():
 def test_ddpm_small_is_ddim_eta_one():
     for process in PROCESSES:
         t = grid(process, 50)
-        for one, other in zip(
-            DDPM().prepare(process, t), DDIM(eta=1.0).prepare(process, t)
-        ):
+        for one, other in zip(DDPM().prepare(process, t), DDIM(eta=1.0).prepare(process, t)):
             for column in ("a", "b", "c", "keep", "gain"):
                 left, right = getattr(one, column), getattr(other, column)
                 assert abs(left - right) < 1e-12 * max(1, abs(left))
@@ -247,18 +236,14 @@ def test_a_step_from_the_picture_is_the_step_from_the_noise():
     for process in PROCESSES:
         t = grid(process, 9)
         z, e = f64([0.3, -1.0]), f64([0.7, 0.2])
-        for one, other in zip(
-            records(**transfer(process, t)), records(**transfer_x0(process, t))
-        ):
+        for one, other in zip(records(**transfer(process, t)), records(**transfer_x0(process, t))):
             psi, sigma = (float(v) for v in signal_and_noise(process, one.t))
             x = (z - sigma * e) / psi
             by_noise, by_picture = (
                 one.a * z + one.b * e,
                 other.keep * z + other.gain * x,
             )
-            assert torch.allclose(
-                by_noise, by_picture, rtol=1e-9, atol=1e-9 * sigma / psi
-            )
+            assert torch.allclose(by_noise, by_picture, rtol=1e-9, atol=1e-9 * sigma / psi)
             assert torch.allclose(other.u * z + other.v * x, e, rtol=1e-9, atol=1e-9)
 
 
@@ -334,9 +319,7 @@ def test_states_are_not_kept():
 def test_budget_beside_restarts():
     assert points_for_budget(EDMHeun(), 43, detours=8) == 18
     assert points_for_budget(EDMHeun(), 86, evals=2, detours=16) == 18
-    with pytest.raises(
-        ValueError, match=r"nfe = 1: .*at least 9: the restarts cost 8, the end 1"
-    ):
+    with pytest.raises(ValueError, match=r"nfe = 1: .*at least 9: the restarts cost 8, the end 1"):
         points_for_budget(EDMHeun(), 1, detours=8)
 
 
@@ -349,9 +332,7 @@ def test_budget_beside_restarts():
 def test_a_seed_is_a_picture(sampler):
     denoiser = MIXTURE.denoiser(VP())
     reference = sample(sampler, denoiser, 8, n=64, seed=3, batch=64).x
-    assert torch.equal(
-        sample(sampler, denoiser, 8, n=64, seed=3, batch=64).x, reference
-    )
+    assert torch.equal(sample(sampler, denoiser, 8, n=64, seed=3, batch=64).x, reference)
     for batch in (1, 7):
         other = sample(sampler, denoiser, 8, n=64, seed=3, batch=batch).x
         assert (other - reference).abs().max() <= 1e-5
@@ -392,13 +373,9 @@ def test_memory_is_cleared_on_each_descent():
     for sampler in (PNDM(), DEIS2(), DPMpp2M()):
         middle = last(descend(sampler, denoiser, t[:3], z))
         twice = last(descend(sampler, denoiser, t[2:], middle))
-        assert not torch.allclose(
-            twice, last(descend(sampler, denoiser, t, z)), atol=1e-9
-        )
+        assert not torch.allclose(twice, last(descend(sampler, denoiser, t, z)), atol=1e-9)
         first = next(iter(descend(sampler, denoiser, t[2:], z)))
-        assert torch.allclose(
-            first, next(iter(descend(DDIM(), denoiser, t[2:], z))), atol=1e-12
-        )
+        assert torch.allclose(first, next(iter(descend(DDIM(), denoiser, t[2:], z))), atol=1e-12)
 
 
 def test_momentum():
@@ -465,15 +442,11 @@ def test_settings_outside_the_declared_fields_count():
         1.0,
         2.0,
     ]
-    assert [
-        coefficients(Around(Scaled(v)), VP(), t, z)[0].scale for v in (1.0, 2.0)
-    ] == [1.0, 2.0]
+    assert [coefficients(Around(Scaled(v)), VP(), t, z)[0].scale for v in (1.0, 2.0)] == [1.0, 2.0]
     for rate in (0.5, 1.0):
         fresh = DDIM().prepare(Faster(rate), t)
         assert coefficients(DDIM(), Faster(rate), t, z) == fresh
-    assert coefficients(DDIM(), Faster(0.5), t, z) != coefficients(
-        DDIM(), Faster(1.0), t, z
-    )
+    assert coefficients(DDIM(), Faster(0.5), t, z) != coefficients(DDIM(), Faster(1.0), t, z)
 
 
 def test_equal_settings_are_prepared_once():
@@ -551,14 +524,10 @@ def test_a_process_may_own_the_noise_of_a_jump():
     z = torch.zeros(1, 1, dtype=torch.float64)
 
     def ups(process):
-        walked = list(
-            states(Halt(), Zero(process), route, z, lambda: torch.ones_like(z))
-        )
+        walked = list(states(Halt(), Zero(process), route, z, lambda: torch.ones_like(z)))
         return float(walked[2])
 
-    assert ups(EDM()) == pytest.approx(15**0.5) and ups(OwnNoise()) == pytest.approx(
-        2 * 15**0.5
-    )
+    assert ups(EDM()) == pytest.approx(15**0.5) and ups(OwnNoise()) == pytest.approx(2 * 15**0.5)
 
 
 class Halt(Sampler):
@@ -741,9 +710,7 @@ def test_a_network_that_blows_up_is_not_silent():
 def test_a_pipe_gets_a_line_now_and_then(capsys):
     run = sample(DDIM(), MIXTURE.denoiser(VP()), 5, n=3, progress=True)
     said = capsys.readouterr()
-    assert run.nfe == 5 and said.out == said.err == "", (
-        "short runs are over before the first line"
-    )
+    assert run.nfe == 5 and said.out == said.err == "", "short runs are over before the first line"
 
     def slow_steps():
         for i in range(4):

@@ -1,142 +1,463 @@
 "The skip-step losses against plain numpy, the factor kappa, the objective and --init in the shell, and the experiment's runner."
-import json, math
+
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
-from compsamp import forward, networks, skipstep as S, training as T
+
+from compsamp import commands, experiment, forward, networks, skipstep as S, training as T, zoo
 from compsamp.forward import VP
+from compsamp.lab import skipstep as lab_skipstep, train as lab_train
 from compsamp.mixtures import ring
 from compsamp.psld import CLD, PSLD
 
-def dice(seed=3): return T.StepRandom(seed, 5, 'cpu')
-def said(z, s): return np.sin(1.7 * z + s[:, None, None, None] / 300) * .8          # what the network under test says, in numpy
-def net(z, s, labels=None): return torch.from_numpy(said(z.double().numpy(), s.double().numpy())).float()
-def teacher(z, s, labels=None): return torch.from_numpy(said(1.3 * z.double().numpy(), s.double().numpy())).float()
-def pictures(n=7): return torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+def dice(seed=3):
+    return T.StepRandom(seed, 5, "cpu")
+
+
+def said(z, s):
+    return (
+        np.sin(1.7 * z + s[:, None, None, None] / 300) * 0.8
+    )  # what the network under test says, in numpy
+
+
+def net(z, s, labels=None):
+    return torch.from_numpy(said(z.double().numpy(), s.double().numpy())).float()
+
+
+def teacher(z, s, labels=None):
+    return torch.from_numpy(said(1.3 * z.double().numpy(), s.double().numpy())).float()
+
+
+def pictures(n=7):
+    return torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
 
 def by_hand(x0, variant, skip, tau, eta, steps=1000):
     "The three losses on VP, float64, picture by picture, with the draws of `dice`."
-    d, B = lambda t: .1 * t + 19.9 * t * t / 2, len(x0); g = dice(); t = 1e-5 + (1 - 1e-5) * g.uniform(B).numpy(); draw = lambda: g.normal(x0.shape).double().numpy()
-    first, x0, h = draw(), x0.double().numpy(), skip / steps; second = draw() if variant != 'shared' else first; total = []
+
+    def d(t):
+        return 0.1 * t + 19.9 * t * t / 2
+
+    B = len(x0)
+    g = dice()
+    t = 1e-5 + (1 - 1e-5) * g.uniform(B).numpy()
+
+    def draw():
+        return g.normal(x0.shape).double().numpy()
+
+    first = draw()
+    x0 = x0.double().numpy()
+    h = skip / steps
+    second = draw() if variant != "shared" else first
+    total = []
     for i in range(B):
-        ab, ab_r = math.exp(-d(t[i])), math.exp(-d(max(t[i] - h, 0 if variant != 'consistent' else 5e-6))); a = ab / ab_r; s = np.array([1000 * t[i]])
-        e1 = first[i] if variant != 'consistent' else (math.sqrt(a * (1 - ab_r)) * first[i] + math.sqrt(1 - a) * second[i]) / math.sqrt(1 - ab)
-        z = math.sqrt(ab) * x0[i] + math.sqrt(1 - ab) * e1; e = said(z[None], s)[0]
-        if t[i] < h: total.append(((e1 - e) ** 2).mean()); continue
-        if variant == 'consistent':
-            z_r = math.sqrt(ab_r) * x0[i] + math.sqrt(1 - ab_r) * first[i]; up = said(1.3 * z_r[None], np.array([1000 * (t[i] - h)]))[0]
-            clean = (z_r - math.sqrt(1 - ab_r) * up) / math.sqrt(ab_r); target = (z - math.sqrt(ab) * clean) / math.sqrt(1 - ab)
+        ab = math.exp(-d(t[i]))
+        ab_r = math.exp(-d(max(t[i] - h, 0 if variant != "consistent" else 5e-6)))
+        a = ab / ab_r
+        s = np.array([1000 * t[i]])
+        e1 = (
+            first[i]
+            if variant != "consistent"
+            else (math.sqrt(a * (1 - ab_r)) * first[i] + math.sqrt(1 - a) * second[i])
+            / math.sqrt(1 - ab)
+        )
+        z = math.sqrt(ab) * x0[i] + math.sqrt(1 - ab) * e1
+        e = said(z[None], s)[0]
+        if t[i] < h:
+            total.append(((e1 - e) ** 2).mean())
+            continue
+        if variant == "consistent":
+            z_r = math.sqrt(ab_r) * x0[i] + math.sqrt(1 - ab_r) * first[i]
+            up = said(1.3 * z_r[None], np.array([1000 * (t[i] - h)]))[0]
+            clean = (z_r - math.sqrt(1 - ab_r) * up) / math.sqrt(ab_r)
+            target = (z - math.sqrt(ab) * clean) / math.sqrt(1 - ab)
             total.append((1 - eta) * ((e1 - e) ** 2).mean() + eta * ((target - e) ** 2).mean())
-        else: total.append(tau * ((e1 - e) ** 2).mean() + (1 - tau) * ((second[i] - math.sqrt((1 - a) / a) * e) ** 2).mean())
+        else:
+            total.append(
+                tau * ((e1 - e) ** 2).mean()
+                + (1 - tau) * ((second[i] - math.sqrt((1 - a) / a) * e) ** 2).mean()
+            )
     return np.mean(total)
 
-@pytest.mark.parametrize('variant', S.VARIANTS)
-@pytest.mark.parametrize('skip, tau, eta, steps', [(9, .99, .5, 1000), (49, .3, .8, 1000), (1, 0., 1., 4), (3, 1., 0., 4)])
+
+@pytest.mark.parametrize("variant", S.VARIANTS)
+@pytest.mark.parametrize(
+    "skip, tau, eta, steps",
+    [(9, 0.99, 0.5, 1000), (49, 0.3, 0.8, 1000), (1, 0.0, 1.0, 4), (3, 1.0, 0.0, 4)],
+)
 def test_losses_by_hand(variant, skip, tau, eta, steps):
-    x0 = pictures(); got = S.SkipStep(variant, skip, tau, eta, steps)(net, teacher, VP(), x0, None, dice())
+    x0 = pictures()
+    got = S.SkipStep(variant, skip, tau, eta, steps)(net, teacher, VP(), x0, None, dice())
     assert abs(got.item() / by_hand(x0, variant, skip, tau, eta, steps) - 1) < 2e-5
 
-@pytest.mark.parametrize('variant', S.VARIANTS)
+
+@pytest.mark.parametrize("variant", S.VARIANTS)
 def test_losses_with_momentum(variant):
-    p, x0, skip, tau, eta = PSLD(), pictures(), 99, .7, .6; got = S.SkipStep(variant, skip, tau, eta)(net, teacher, p, x0, None, dice())
-    g = dice(); t = (1e-5 + (1 - 1e-5) * g.uniform(len(x0))).numpy(); first = g.normal((len(x0), 2, 4, 4)).double().numpy(); second = first if variant == 'shared' else g.normal(first.shape).double().numpy(); total = []
-    dot = lambda M, v: np.einsum('ij,jhw->ihw', M, v)
+    p = PSLD()
+    x0 = pictures()
+    skip = 99
+    tau = 0.7
+    eta = 0.6
+    got = S.SkipStep(variant, skip, tau, eta)(net, teacher, p, x0, None, dice())
+    g = dice()
+    t = (1e-5 + (1 - 1e-5) * g.uniform(len(x0))).numpy()
+    first = g.normal((len(x0), 2, 4, 4)).double().numpy()
+    second = first if variant == "shared" else g.normal(first.shape).double().numpy()
+    total = []
+
+    def dot(M, v):
+        return np.einsum("ij,jhw->ihw", M, v)
+
     for i, x in enumerate(x0.double().numpy()):
-        on = t[i] >= .099; r = max(t[i] - .099, 5e-6 if variant == 'consistent' else 0.); P, Q = (v.numpy() for v in p.transition(t[i], r)); W = np.linalg.cholesky(Q)
-        mu, C = (v.numpy() for v in p.marginal(t[i])); L = np.linalg.cholesky(C); s = np.array([1000 * t[i]]); noise = first[i]
-        if variant == 'consistent':
-            mr, Cr = (v.numpy() for v in p.marginal(r)); zr = mr[:, None, None] * x + dot(np.linalg.cholesky(Cr), first[i]); z = dot(P, zr) + dot(W, second[i]); noise = dot(np.linalg.inv(L), z - mu[:, None, None] * x)
-            up = said(1.3 * zr[None], np.array([1000 * r]))[0]; target = dot(np.linalg.inv(L), dot(P, dot(np.linalg.cholesky(Cr), up)) + dot(W, second[i]))
-        z = mu[:, None, None] * x + dot(L, noise); e = said(z[None], s)[0]; plain = ((noise - e) ** 2).mean()
-        other = ((target - e) ** 2).mean() if variant == 'consistent' else ((second[i] - dot(np.linalg.inv(P) @ W, e)) ** 2).mean(); w = eta if variant == 'consistent' else 1 - tau
+        on = t[i] >= 0.099
+        r = max(t[i] - 0.099, 5e-6 if variant == "consistent" else 0.0)
+        P, Q = (v.numpy() for v in p.transition(t[i], r))
+        W = np.linalg.cholesky(Q)
+        mu, C = (v.numpy() for v in p.marginal(t[i]))
+        L = np.linalg.cholesky(C)
+        s = np.array([1000 * t[i]])
+        noise = first[i]
+        if variant == "consistent":
+            mr, Cr = (v.numpy() for v in p.marginal(r))
+            zr = mr[:, None, None] * x + dot(np.linalg.cholesky(Cr), first[i])
+            z = dot(P, zr) + dot(W, second[i])
+            noise = dot(np.linalg.inv(L), z - mu[:, None, None] * x)
+            up = said(1.3 * zr[None], np.array([1000 * r]))[0]
+            target = dot(
+                np.linalg.inv(L), dot(P, dot(np.linalg.cholesky(Cr), up)) + dot(W, second[i])
+            )
+        z = mu[:, None, None] * x + dot(L, noise)
+        e = said(z[None], s)[0]
+        plain = ((noise - e) ** 2).mean()
+        other = (
+            ((target - e) ** 2).mean()
+            if variant == "consistent"
+            else ((second[i] - dot(np.linalg.inv(P) @ W, e)) ** 2).mean()
+        )
+        w = eta if variant == "consistent" else 1 - tau
         total.append((1 - w) * plain + w * other if on else plain)
     assert abs(got.item() / np.mean(total) - 1) < 1e-4
 
+
 def test_plain_where_nothing_can_be_skipped():
     x0 = pictures(3)
-    for v in ('published', 'shared'): assert S.SkipStep(v, 998, tau=0.)(net, None, VP(), x0, None, dice(4)) == T.Epsilon()(net, None, VP(), x0, None, dice(4))
-    assert max(T.draw_times(VP(), dice(4).uniform(3))) < .998
+    plain = float(T.Epsilon()(net, None, VP(), x0, None, dice(4)))
+    for v in ("published", "shared"):
+        loss = S.SkipStep(v, 998, tau=0.0)(net, None, VP(), x0, None, dice(4))
+        assert float(loss) == pytest.approx(plain, rel=1e-6)
+    assert max(T.draw_times(VP(), dice(4).uniform(3))) < 0.998
+
 
 def test_kappa_is_the_published_table():
-    abar = np.cumprod(1 - np.linspace(1e-4, .02, 1000))
-    for skip, i, c2, independent, shared in ((1, 999, .020, .9998, 1.0012), (9, 500, .094, .9990, 1.0022), (9, 999, .199, .9980, 1.0025), (49, 500, .603, .9940, 1.0017), (49, 999, 1.63, .9838, .9965)):
-        a = abar[i] / abar[i - skip]; q = (1 - a) / a; assert abs(q - c2) < 6e-3
-        for v, want, exact in (('published', independent, .99 / (.99 + .01 * q)), ('shared', shared, (.99 + .01 * math.sqrt(q)) / (.99 + .01 * q))): assert abs(exact - want) < 6e-5 and abs(S.kappa(VP(), i / 1000, skip, variant=v).item() - exact) < 3e-4
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    for skip, i, c2, independent, shared in (
+        (1, 999, 0.020, 0.9998, 1.0012),
+        (9, 500, 0.094, 0.9990, 1.0022),
+        (9, 999, 0.199, 0.9980, 1.0025),
+        (49, 500, 0.603, 0.9940, 1.0017),
+        (49, 999, 1.63, 0.9838, 0.9965),
+    ):
+        a = abar[i] / abar[i - skip]
+        q = (1 - a) / a
+        assert abs(q - c2) < 6e-3
+        for v, want, exact in (
+            ("published", independent, 0.99 / (0.99 + 0.01 * q)),
+            ("shared", shared, (0.99 + 0.01 * math.sqrt(q)) / (0.99 + 0.01 * q)),
+        ):
+            assert (
+                abs(exact - want) < 6e-5
+                and abs(S.kappa(VP(), i / 1000, skip, variant=v).item() - exact) < 3e-4
+            )
+
 
 def test_kappa_minimises_with_momentum():
     "For k = 2 by least squares on the stacked system that the loss is."
-    p, t, tau = PSLD(), .6, .4; C = S.Skip(p, 99).ratio(t).numpy(); K = S.kappa(p, [t, .02], 99, tau); e = np.array([.3, -1.1])
-    stacked = np.vstack([math.sqrt(tau) * np.eye(2), math.sqrt(1 - tau) * C]); best = np.linalg.lstsq(stacked, np.concatenate([math.sqrt(tau) * e, np.zeros(2)]), rcond=None)[0]
-    assert np.allclose(K[0].numpy() @ e, best, atol=1e-12) and torch.equal(K[1], torch.eye(2, dtype=torch.float64))
-    both = np.linalg.lstsq(stacked, np.concatenate([math.sqrt(tau) * e, math.sqrt(1 - tau) * e]), rcond=None)[0]; assert np.allclose(S.kappa(p, t, 99, tau, 'shared').numpy() @ e, both, atol=1e-12)
+    p, t, tau = PSLD(), 0.6, 0.4
+    C = S.Skip(p, 99).ratio(t).numpy()
+    K = S.kappa(p, [t, 0.02], 99, tau)
+    e = np.array([0.3, -1.1])
+    stacked = np.vstack([math.sqrt(tau) * np.eye(2), math.sqrt(1 - tau) * C])
+    best = np.linalg.lstsq(stacked, np.concatenate([math.sqrt(tau) * e, np.zeros(2)]), rcond=None)[
+        0
+    ]
+    assert np.allclose(K[0].numpy() @ e, best, atol=1e-12) and torch.equal(
+        K[1], torch.eye(2, dtype=torch.float64)
+    )
+    both = np.linalg.lstsq(
+        stacked, np.concatenate([math.sqrt(tau) * e, math.sqrt(1 - tau) * e]), rcond=None
+    )[0]
+    assert np.allclose(S.kappa(p, t, 99, tau, "shared").numpy() @ e, both, atol=1e-12)
+
 
 def test_teacher_gets_no_gradient():
-    a, b = torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1); S.SkipStep('consistent')(lambda z, s, y: a(z), lambda z, s, y: b(z), VP(), pictures(), None, dice()).backward()
+    a = torch.nn.Conv2d(1, 1, 1)
+    b = torch.nn.Conv2d(1, 1, 1)
+    S.SkipStep("consistent")(
+        lambda z, s, y: a(z), lambda z, s, y: b(z), VP(), pictures(), None, dice()
+    ).backward()
     assert a.weight.grad.abs().sum() > 0 and b.weight.grad is None
 
-def test_networks_for_the_momentum_alone():
-    half = lambda z, s, y=None: net(z, s)[:, 1:]; p = CLD(); assert S.SkipStep(tau=.5)(half, None, p, pictures(), None, dice()).isfinite()
-    with pytest.raises(TypeError, match='ema'): S.SkipStep('consistent')(half, half, p, pictures(), None, dice())
 
-@pytest.mark.parametrize('bad, words', [(dict(skip=0), 'skip = 0'), (dict(skip=1000), 'skip = 1000.*999'), (dict(skip=2.5), 'skip = 2.5'), (dict(steps=1, skip=1), 'steps = 1'), (dict(tau=1.01), 'tau = 1.01.*0, 1'),
-                                        (dict(tau=float('nan')), 'tau'), (dict(eta=-.1), 'eta = -0.1'), (dict(eta='x'), "eta = 'x'"), (dict(variant='both'), "variant = 'both'.*consistent")])
+def test_networks_for_the_momentum_alone():
+    def half(z, s, y=None):
+        return net(z, s)[:, 1:]
+
+    p = CLD()
+    assert S.SkipStep(tau=0.5)(half, None, p, pictures(), None, dice()).isfinite()
+    with pytest.raises(TypeError, match="ema"):
+        S.SkipStep("consistent")(half, half, p, pictures(), None, dice())
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (dict(skip=0), "skip = 0"),
+        (dict(skip=1000), "skip = 1000.*999"),
+        (dict(skip=2.5), "skip = 2.5"),
+        (dict(steps=1, skip=1), "steps = 1"),
+        (dict(tau=1.01), "tau = 1.01.*0, 1"),
+        (dict(tau=float("nan")), "tau"),
+        (dict(eta=-0.1), "eta = -0.1"),
+        (dict(eta="x"), "eta = 'x'"),
+        (dict(variant="both"), "variant = 'both'.*consistent"),
+    ],
+)
 def test_bad_numbers(bad, words):
-    with pytest.raises(ValueError, match=words): S.SkipStep(**bad)
-    if 'eta' not in bad:
-        for f in (lambda: S.kappa(VP(), .5, **bad), lambda: S.ScaledDenoiser(ring().denoiser(VP()), **bad)):
-            with pytest.raises(ValueError, match=words): f()
+    with pytest.raises(ValueError, match=words):
+        S.SkipStep(**bad)
+    if "eta" not in bad:
+        for f in (
+            lambda: S.kappa(VP(), 0.5, **bad),
+            lambda: S.ScaledDenoiser(ring().denoiser(VP()), **bad),
+        ):
+            with pytest.raises(ValueError, match=words):
+                f()
+
 
 def test_no_averaged_network():
-    with pytest.raises(ValueError, match='ema = None'): S.SkipStep('consistent')(net, None, VP(), pictures(), None, dice())
+    with pytest.raises(ValueError, match="ema = None"):
+        S.SkipStep("consistent")(net, None, VP(), pictures(), None, dice())
+
 
 def test_fixed_point_and_contraction():
     for p in (VP(), forward.CosineVP(), forward.EDM(), PSLD()):
-        d, s, x0 = ring().denoiser(p), S.Skip(p, 49), ring().sample(20_000); t = torch.full((len(x0),), .4 * p.T, dtype=torch.float64); z, noise, z_r, r, step, A = S.coupled_pair(s, x0.float(), t, dice())
-        target, mean = S.mix(A[:1], d.predict(z_r, float(r[0]))) + step, d.predict(z, float(t[0])); gap = target - mean
-        assert gap.mean(0).abs().max() < 5 * gap.std() / 140 and (gap * mean).mean().abs() < 5 * (gap * mean).std() / 200 and gap.var() < (noise - mean).var()
+        d = ring().denoiser(p)
+        s = S.Skip(p, 49)
+        x0 = ring().sample(20_000)
+        t = torch.full((len(x0),), 0.4 * p.T, dtype=torch.float64)
+        z, noise, z_r, r, step, A = S.coupled_pair(s, x0.float(), t, dice())
+        target = S.mix(A[:1], d.predict(z_r, float(r[0]))) + step
+        mean = d.predict(z, float(t[0]))
+        gap = target - mean
+        assert (
+            gap.mean(0).abs().max() < 5 * gap.std() / 140
+            and (gap * mean).mean().abs() < 5 * (gap * mean).std() / 200
+            and gap.var() < (noise - mean).var()
+        )
         assert torch.linalg.matrix_norm(A[0], 2) < 1
+
 
 def test_shrunk_is_a_denoiser():
     for p in (VP(), PSLD()):
-        d, z = ring().denoiser(p), torch.randn(4, 2 * p.k, dtype=torch.float64); k = S.ScaledDenoiser(d, 49, variant='shared'); e = k.eps(z, .7); assert k.nfe == 1 and k.shape == d.shape
-        assert torch.allclose(e, S.mix(S.kappa(p, .7, 49, variant='shared'), d.eps(z, .7))) and torch.equal(S.ScaledDenoiser(d, variant='consistent').eps(z, .7), d.eps(z, .7))
-        several = k.eps(z, torch.tensor([.01, .3, .7, .9], dtype=torch.float64)); assert torch.allclose(several[2], e[2])
+        d = ring().denoiser(p)
+        z = torch.randn(4, 2 * p.k, dtype=torch.float64)
+        k = S.ScaledDenoiser(d, 49, variant="shared")
+        e = k.eps(z, 0.7)
+        assert k.nfe == 1 and k.shape == d.shape
+        assert torch.allclose(
+            e, S.mix(S.kappa(p, 0.7, 49, variant="shared"), d.eps(z, 0.7))
+        ) and torch.allclose(
+            S.ScaledDenoiser(d, variant="consistent").eps(z, 0.7), d.eps(z, 0.7), rtol=0, atol=1e-6
+        )
+        several = k.eps(z, torch.tensor([0.01, 0.3, 0.7, 0.9], dtype=torch.float64))
+        assert torch.allclose(several[2], e[2])
+
 
 def test_interpolation():
-    a, b = torch.eye(2, 3, dtype=torch.float64); m = S.slerp(a, b, 1 / 3); assert torch.allclose(m, torch.tensor([math.cos(math.pi / 6), .5, 0], dtype=torch.float64)) and np.allclose(S.unevenness(torch.stack([a, m, b])), ((2 * math.sin(math.pi / 12) + 2 * math.sin(math.pi / 6)) / 2 ** .5, 2 * math.sin(math.pi / 6) / (math.sin(math.pi / 12) + math.sin(math.pi / 6))))
-    with pytest.raises(ValueError, match='k = 1'): S.encode(ring().denoiser(PSLD()), torch.zeros(1, 2), [1., .5])
+    a, b = torch.eye(2, 3, dtype=torch.float64)
+    m = S.slerp(a, b, 1 / 3)
+    assert torch.allclose(
+        m, torch.tensor([math.cos(math.pi / 6), 0.5, 0], dtype=torch.float64)
+    ) and np.allclose(
+        S.unevenness(torch.stack([a, m, b])),
+        (
+            (2 * math.sin(math.pi / 12) + 2 * math.sin(math.pi / 6)) / 2**0.5,
+            2 * math.sin(math.pi / 6) / (math.sin(math.pi / 12) + math.sin(math.pi / 6)),
+        ),
+    )
+    with pytest.raises(ValueError, match="k = 1"):
+        S.encode(ring().denoiser(PSLD()), torch.zeros(1, 2), [1.0, 0.5])
+
 
 # ---- the shell
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def room(tmp_path_factory):
     "A tiny network, trained for two steps, and pictures."
-    room = tmp_path_factory.mktemp('skip'); np.savez(room / 'own.npz', images=np.random.default_rng(0).integers(0, 255, (64, 1, 28, 28), dtype=np.uint8))
-    assert train(room, 'base', '--process', 'vp:beta_max=15', '--predicts', 'v', '--width', '8', '--mults', '1,1') == 0
+    room = tmp_path_factory.mktemp("skip")
+    np.savez(
+        room / "own.npz",
+        images=np.random.default_rng(0).integers(0, 255, (64, 1, 28, 28), dtype=np.uint8),
+    )
+    assert (
+        train(
+            room,
+            "base",
+            "--process",
+            "vp:beta_max=15",
+            "--predicts",
+            "v",
+            "--width",
+            "8",
+            "--mults",
+            "1,1",
+        )
+        == 0
+    )
     return room
 
-def train(room, out, *more): return T.main(['--data', str(room / 'own.npz'), '--steps', '2', '--batch', '16', '--device', 'cpu', '--no-amp', '--out', str(room / out), *more])
+
+def train(room, out, *more):
+    return commands.run_train(
+        [
+            "--data",
+            str(room / "own.npz"),
+            "--steps",
+            "2",
+            "--batch",
+            "16",
+            "--device",
+            "cpu",
+            "--no-amp",
+            "--out",
+            str(room / out),
+            *more,
+        ]
+    )
+
 
 def test_objectives_in_the_shell(room, capsys):
-    assert train(room, 'a', '--init', str(room / 'base'), '--objective', 'skipstep:variant=consistent,skip=49,eta=.25') == 0
-    card = networks.read_card(room / 'a'); assert card['training']['objective'] == repr(S.SkipStep('consistent', 49, eta=.25)) and card['process']['beta_max'] == 15 and card['network']['predicts'] == 'v' and card['network']['config']['width'] == 8
-    assert T.main(['--out', str(room / 'a'), '--resume', '--device', 'cpu']) == 0; capsys.readouterr()
-    for words, find in ((['--objective', 'skipstep:skip=0'], 'skip = 0'), (['--objective', 'skipstep:skip=x'], "'x'"), (['--objective', 'skipstep:lambda=1'], 'variant'), (['--objective', 'skipstop'], 'skipstep'), (['--objective', 'skipstep:variant=x'], 'variant'),
-                        (['--init', str(room / 'base'), '--process', 'vp'], 'beta_max=15'), (['--init', str(room / 'base'), '--width', '16'], 'width'), (['--init', str(room / 'none')], 'checkpoint')):
-        assert train(room, 'b', *words) == 2 and find in capsys.readouterr().err and not (room / 'b').exists()
+    assert (
+        train(
+            room,
+            "a",
+            "--init",
+            str(room / "base"),
+            "--objective",
+            "skipstep:variant=consistent,skip=49,eta=.25",
+        )
+        == 0
+    )
+    card = networks.read_card(room / "a")
+    assert (
+        card["training"]["objective"] == repr(S.SkipStep("consistent", 49, eta=0.25))
+        and card["process"]["beta_max"] == 15
+        and card["network"]["predicts"] == "v"
+        and card["network"]["config"]["width"] == 8
+    )
+    assert commands.run_train(["--out", str(room / "a"), "--resume", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    for words, find in (
+        (["--objective", "skipstep:skip=0"], "skip = 0"),
+        (["--objective", "skipstep:skip=x"], "'x'"),
+        (["--objective", "skipstep:lambda=1"], "variant"),
+        (["--objective", "skipstop"], "skipstep"),
+        (["--objective", "skipstep:variant=x"], "variant"),
+        (["--init", str(room / "base"), "--process", "vp"], "beta_max=15"),
+        (["--init", str(room / "base"), "--width", "16"], "width"),
+        (["--init", str(room / "none")], "checkpoint"),
+    ):
+        assert (
+            train(room, "b", *words) == 2
+            and find in capsys.readouterr().err
+            and not (room / "b").exists()
+        )
+
 
 def test_init_starts_from_the_weights_and_resumes_without_them(room):
-    d = T.make_trainer(dict(T.SETTINGS, init=str(room / 'base'), data=str(room / 'own.npz'), process='vp:beta_max=15', batch=16), 'cpu')
-    want = networks.load(room / 'base').network.state_dict(); assert all(torch.equal(v, want[n]) for n, v in d.net.state_dict().items()) and all(p.requires_grad for p in d.net.parameters())
-    import shutil; shutil.copytree(room / 'base', room / 'lent'); assert train(room, 'c', '--init', str(room / 'lent')) == 0; shutil.rmtree(room / 'lent')
-    assert T.main(['--out', str(room / 'c'), '--resume', '--device', 'cpu']) == 0
+    d = lab_train.make_trainer(
+        dict(
+            lab_train.SETTINGS,
+            init=str(room / "base"),
+            data=str(room / "own.npz"),
+            process="vp:beta_max=15",
+            batch=16,
+        ),
+        "cpu",
+    )
+    want = zoo.load(room / "base").network.state_dict()
+    assert all(torch.equal(v, want[n]) for n, v in d.net.state_dict().items()) and all(
+        p.requires_grad for p in d.net.parameters()
+    )
+    import shutil
+
+    shutil.copytree(room / "base", room / "lent")
+    assert train(room, "c", "--init", str(room / "lent")) == 0
+    shutil.rmtree(room / "lent")
+    assert commands.run_train(["--out", str(room / "c"), "--resume", "--device", "cpu"]) == 0
+
 
 def test_runner_resumes(room, capsys, monkeypatch):
-    from compsamp import demo
-    out = room / 'r.json'; words = ['--arms', 'start', 'plain', 'consistent:9', 'plain+kappa:49', '--data', str(room / 'own.npz'), '--checkpoint', str(room / 'base'), '--steps', '4', '--batch', '8', '--n', '128', '--nfe', '2', '--samplers', 'ddim@uniform', '--folder', str(room / 'runs'), '--out', str(out)]
-    assert S.main(words) == 0; r = json.loads(out.read_text()); assert [(t['arm'], t['steps']) for t in r['trainings']] == [('plain', 4), ('consistent:9', 3)] and [(c['arm'], c['skip'], c['nfe'], c['pictures']) for c in r['cells']] == [('start', None, 2, 1000), ('plain', None, 2, 1000), ('consistent:9', 9, 2, 1000), ('plain+kappa:49', 49, 2, 1000)]
-    first = {c['arm']: c['frechet'] for c in r['cells']}; assert len(set(first.values())) == 4
-    asked = []; real = demo.measure; monkeypatch.setattr(demo, 'measure', lambda *a, **k: asked.append(a[1:5]) or real(*a, **k)); monkeypatch.setattr(T, 'fit', lambda *a, **k: pytest.fail('trained again'))
-    out.write_text(json.dumps(dict(r, trainings=r['trainings'][:1], cells=r['cells'][:3]))); assert S.main(words) == 0
-    again = json.loads(out.read_text()); assert asked == [('ddim@uniform', 2, 128, 1000)] and {c['arm']: c['frechet'] for c in again['cells']} == first and again['trainings'][1] == dict(r['trainings'][1], seconds=None)
-    capsys.readouterr(); assert S.main([*words, '--lr', '1e-3']) == 2 and 'lr' in capsys.readouterr().err
+    out = room / "r.json"
+    words = [
+        "--arms",
+        "start",
+        "plain",
+        "consistent:9",
+        "plain+kappa:49",
+        "--data",
+        str(room / "own.npz"),
+        "--checkpoint",
+        str(room / "base"),
+        "--steps",
+        "4",
+        "--batch",
+        "8",
+        "--n",
+        "128",
+        "--nfe",
+        "2",
+        "--samplers",
+        "ddim@uniform",
+        "--folder",
+        str(room / "runs"),
+        "--out",
+        str(out),
+    ]
+    assert commands.run_skipstep(words) == 0
+    r = json.loads(out.read_text())
+    assert [(t["arm"], t["steps"]) for t in r["trainings"]] == [
+        ("plain", 4),
+        ("consistent:9", 3),
+    ] and [(c["arm"], c["skip"], c["nfe"], c["pictures"]) for c in r["cells"]] == [
+        ("start", None, 2, 1000),
+        ("plain", None, 2, 1000),
+        ("consistent:9", 9, 2, 1000),
+        ("plain+kappa:49", 49, 2, 1000),
+    ]
+    first = {c["arm"]: c["frechet"] for c in r["cells"]}
+    assert len(set(first.values())) == 4
+    asked = []
+    real = experiment.generate_and_score
+
+    def counted(denoiser, *settings, **more):
+        asked.append(settings[:4])
+        return real(denoiser, *settings, **more)
+
+    monkeypatch.setattr(lab_skipstep, "generate_and_score", counted)
+    monkeypatch.setattr(T, "fit", lambda *a, **k: pytest.fail("trained again"))
+    out.write_text(json.dumps(dict(r, trainings=r["trainings"][:1], cells=r["cells"][:3])))
+    assert commands.run_skipstep(words) == 0
+    again = json.loads(out.read_text())
+    assert (
+        asked == [("ddim@uniform", 2, 128, 1000)]
+        and {c["arm"]: c["frechet"] for c in again["cells"]} == first
+        and again["trainings"][1] == dict(r["trainings"][1], seconds=None)
+    )
+    capsys.readouterr()
+    assert commands.run_skipstep([*words, "--lr", "1e-3"]) == 2 and "lr" in capsys.readouterr().err

@@ -14,8 +14,15 @@ import numpy as np
 
 from .. import metrics, networks, zoo
 from ..core import atomic, require, show, write_json
-from ..experiment import Results, require_output, generate, generate_and_score
-from ..experiment import labels_in_turn, read_results, spell_command
+from compsamp.experiment import (
+    Results,
+    generate,
+    generate_and_score,
+    labels_in_turn,
+    read_results,
+    require_output,
+    spell_command,
+)
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_measure.ipynb #38855197
@@ -60,7 +67,7 @@ def measure(
     setup |= {"labels": "in turn" if has_labels else "none", "amp": amp}
     command = spell_command("compsamp_measure", measure, settings, ("device", "out", "checkpoint"))
     results = Results(out, setup, command, device=denoiser.device.type)
-    floor = metrics.floor(n, reference, range(10, 13))
+    floor = metrics.frechet_floor(n, reference, range(10, 13))
     results.save(floor=float(floor.mean()))
 
     def one(row, budget, guidance, seed):
