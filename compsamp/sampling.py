@@ -6,9 +6,9 @@ __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS',
            'check_grid', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe', 'points_for_budget',
            'final_denoise', 'settings_key', 'coefficients', 'descend', 'jumps', 'jump', 'stretches', 'follow',
            'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines',
-           'progress_bar', 'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'start_state', 'sample',
-           'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M',
-           'require_range', 'DDPM', 'EDMHeun', 'main_points', 'restarted']
+           'progress_bar', 'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'require_finite',
+           'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first',
+           'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun', 'main_points', 'restarted']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -590,10 +590,13 @@ def whole_labels(
 def labels_binder(
     denoiser: NoisePredictor,
     n: int,  # samples in all
+    batch: int,  # samples per call
     labels,  # as in `sample`
     guidance: float,  # as in `sample`
 ):
     "A function from (i, b) to the denoiser of samples i .. i+b-1, each with its own label."
+    require_count("n", n, " of samples")
+    require_count("batch", batch, " of samples per call")
     weight = as_real("guidance", guidance)
     if labels is None:
         allowed = "1 without labels: give labels too, or bind both to the denoiser"
@@ -637,6 +640,13 @@ def require_memory(
     require(taken <= there, "n", n, allowed)
 
 
+def require_finite(x: Tensor):
+    "FloatingPointError for samples with NaN or infinity."
+    allowed = "finite samples: the network or the step blew up"
+    finite = bool(torch.isfinite(x).all())
+    require(finite, "x", "NaN or infinity", allowed, FloatingPointError)
+
+
 def start_state(
     process: LinearSDE,
     t: float,  # first time of the grid
@@ -675,10 +685,8 @@ def sample(
     began, process = time.perf_counter(), denoiser.process
     route = as_route(process, grid(process, times) if is_whole(times) else times)
     check_samplers(sampler, process, route)
-    require_count("n", n, " of samples")
-    require_count("batch", batch, " of samples per call")
     size = state_shape(denoiser, shape)
-    bound = labels_binder(denoiser, n, labels, guidance)
+    bound = labels_binder(denoiser, n, batch, labels, guidance)
     device = getattr(denoiser, "device", torch.device("cpu"))
     Noise(seed, 1, size, first, dtype, device)  # its errors come before the work
     require_memory(n, size, dtype, route.steps() + 2 if trace else 1)
@@ -705,9 +713,7 @@ def sample(
     for _ in progress_bar(all_steps(), total, progress):
         pass
     x = torch.cat(ends)
-    allowed = "finite samples: the network or the step blew up"
-    finite = bool(torch.isfinite(x).all())
-    require(finite, "x", "NaN or infinity", allowed, FloatingPointError)
+    require_finite(x)
     return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
 
 # %% ../nbs/07_sampling.ipynb #d4eaf04f

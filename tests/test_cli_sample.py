@@ -21,7 +21,7 @@ def run(capsys):
     "Type a line; its exit code and what was said."
 
     def typed(line, *more):
-        code = commands.sample([*line.split(), *map(str, more)])
+        code = commands.run_sample([*line.split(), *map(str, more)])
         return code, capsys.readouterr()
 
     return typed
@@ -113,7 +113,7 @@ def test_errors_name_the_argument_and_leave_nothing(line, word, tmp_path, run, m
 @needs_network
 def test_as_a_process(tmp_path):
     out = tmp_path / "deep" / "a.png"
-    text = "import sys; from compsamp.commands import sample; sys.exit(sample())"
+    text = "import sys; from compsamp.commands import run_sample; sys.exit(run_sample())"
     line = [sys.executable, "-c", text, "--n", "2", "--steps", "2", "--out", str(out)]
     done = subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0 and out.stat().st_size > 100, done.stderr

@@ -64,8 +64,9 @@ needs_network = pytest.mark.skipif("fashion-vp" not in shipped_networks(), reaso
 
 def last(walked):
     "The last of many states."
-    for z in walked:
-        pass
+    z = None
+    for state in walked:
+        z = state
     return z
 
 
