@@ -36,7 +36,8 @@ def drift_terms(
     process: LinearSDE,
     t: Tensor,  # times `(n,)`, > 0
 ):
-    "F, G and E = GG' L^{-T}, each `(n, k, k)`: the flow is dz/dt = F z + E eps / 2, the reverse SDE has drift F z + E eps."
+    """F, G and E = GG' L^{-T}, each `(n, k, k)`: the flow is dz/dt = F z + E eps / 2, the reverse
+    SDE has drift F z + E eps."""
     G = process.G(t)
     L = process.factor(t)
     return process.F(t), G, G @ G.mT @ (1 / L if process.k == 1 else torch.linalg.inv(L).mT)
@@ -46,7 +47,8 @@ GRIDS = ("uniform", "quadratic", "karras")
 
 
 def karras(process: LinearSDE, u: Tensor, top: float, bottom: float, rho: float = 7.0) -> Tensor:
-    "Times at which the noise-to-signal ratio to the power 1/rho is linear in u, from `bottom` (u = 0) to `top` (u = 1)."
+    """Times at which the noise-to-signal ratio to the power 1/rho is linear in u, from `bottom` (u
+    = 0) to `top` (u = 1)."""
     require(rho > 0, "rho", rho, "above 0")
     a, b = (float(process.rho(v)) ** (1 / rho) for v in (top, bottom))
     return process.time(((b + (a - b) * u) ** rho).clamp(max=float(process.rho(process.T))))
@@ -60,7 +62,8 @@ def grid(
     top: float | None = None,  # first time; None: T
     bottom: float | None = None,  # last time; None: eps
 ) -> Tensor:  # `(n,)` float64
-    "n falling times from top to bottom; n = 1 is the top alone. ValueError on a bad argument. Karras et al. 2022, Eq. 5; Song et al. 2021 (DDIM), App. D."
+    """n falling times from top to bottom; n = 1 is the top alone. ValueError on a bad argument.
+    Karras et al. 2022, Eq. 5; Song et al. 2021 (DDIM), App. D."""
     require(
         isinstance(n, (int, np.integer)) and n >= 1,
         "n",
@@ -115,7 +118,8 @@ def check_grid(
 # %% ../nbs/07_sampling.ipynb #5b3a12e6
 @dataclass(frozen=True)
 class Sampler:
-    "A step and its facts. Subclasses are plain numbers with two methods; the driver `states` owns everything else."
+    """A step and its facts. Subclasses are plain numbers with two methods; the driver `states` owns
+    everything else."""
 
     order: ClassVar[int] = 1  # error ~ h^order on a uniform grid (weak order if it draws)
     evals: ClassVar[int] = 1  # network evaluations per step
@@ -123,17 +127,20 @@ class Sampler:
     k: ClassVar[int | None] = None  # number of blocks it needs; None for any
 
     def prepare(self, process: LinearSDE, times: Tensor) -> list:
-        "One `Record` of float64 coefficients per interval of the checked grid `times`; called once per grid."
+        """One `Record` of float64 coefficients per interval of the checked grid `times`; called
+        once per grid."""
         raise NotImplementedError(f"{type(self).__name__}.prepare")
 
     def step(self, denoiser: NoisePredictor, z: Tensor, r, draw, memory):
-        "From z at r.t to (z at r.s, memory); `draw()` gives a standard normal; memory is None at the start and after a jump."
+        """From z at r.t to (z at r.s, memory); `draw()` gives a standard normal; memory is None at
+        the start and after a jump."""
         raise NotImplementedError(f"{type(self).__name__}.step")
 
 # %% ../nbs/07_sampling.ipynb #fa29ad82
 @dataclass(frozen=True)
 class Route:
-    "A falling grid with detours: at main[i], `repeats` times, up to inner[0] by the transition kernel and down inner to main[i] again (chapter 13)."
+    """A falling grid with detours: at main[i], `repeats` times, up to inner[0] by the transition
+    kernel and down inner to main[i] again (chapter 13)."""
 
     main: Tensor  # `(N,)`, falling
     detours: tuple = ()  # of (i, inner, repeats): i rising, inner falling from above main[i] to it
@@ -156,7 +163,8 @@ def nfe(
     n: int | Route,  # grid points, or a whole route
     evals: int = 1,  # evaluations per call: 2 under guidance
 ) -> int:
-    "Network evaluations promised for n grid points, the final denoise counted: evals (n - 1) + 1; jumps are free, what follows them is not."
+    """Network evaluations promised for n grid points, the final denoise counted: evals (n - 1) + 1;
+    jumps are free, what follows them is not."""
     if isinstance(n, Route):
         return nfe(sampler, len(n.main), evals) + evals * (n.inside or sampler).evals * sum(
             k * (len(t) - 1) for _, t, k in n.detours
@@ -186,7 +194,8 @@ def final_denoise(
     z: Tensor,  # state at time t
     t: float,
 ) -> Tensor:
-    "The last evaluation: x0 at t for k = 1; for k > 1 one noise-free reverse-SDE step of length t, its x block."
+    """The last evaluation: x0 at t for k = 1; for k > 1 one noise-free reverse-SDE step of length
+    t, its x block."""
     p = denoiser.process
     if p.k == 1:
         psi, sigma = (float(v) for v in signal_and_noise(p, t))
@@ -205,7 +214,8 @@ def cached_coefficients(sampler: Sampler, process: LinearSDE, times: tuple, dtyp
 def coefficients(
     sampler: Sampler, process: LinearSDE, times: Tensor, z: Tensor
 ) -> list:  # a state: its dtype and device
-    "The records of a checked grid, placed; kept for the next batch if sampler and process are frozen, as all of ours are."
+    """The records of a checked grid, placed; kept for the next batch if sampler and process are
+    frozen, as all of ours are."""
 
     def frozen(o):
         return getattr(getattr(o, "__dataclass_params__", None), "frozen", False)
@@ -244,7 +254,8 @@ def descend(
 
 
 def jumps(process: LinearSDE, route: Route) -> list:
-    "One `Record` per detour: z goes up to a z + c w, by the transition kernel from main[i] to inner[0]."
+    """One `Record` per detour: z goes up to a z + c w, by the transition kernel from main[i] to
+    inner[0]."""
     if not route.detours:
         return []
     s = torch.stack([route.main[i] for i, _, _ in route.detours])
@@ -261,7 +272,8 @@ def states(
     draw=None,  # source of noise, if the sampler draws
     denoise: bool = True,  # end with the one evaluation that removes the last noise
 ):
-    "Yield every state from z at times[0] to the picture: the one loop all samplers share, detours included."
+    """Yield every state from z at times[0] to the picture: the one loop all samplers share, detours
+    included."""
     p = denoiser.process
     route = as_route(p, times)
     main = route.main
@@ -367,7 +379,8 @@ class EulerMaruyama(Sampler):
 # %% ../nbs/07_sampling.ipynb #d4eaf04f
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    "x_s = psi_s x0 + sqrt(sigma_s^2 - v) eps + sqrt(v) w, v = eta^2 times the variance of q(x_s | x_t, x0) (Song et al. 2021, Eq. 12)."
+    """x_s = psi_s x0 + sqrt(sigma_s^2 - v) eps + sqrt(v) w, v = eta^2 times the variance of q(x_s |
+    x_t, x0) (Song et al. 2021, Eq. 12)."""
 
     eta: float = 0.0  # in [0, 1]; 0: deterministic, draws nothing; 1: the ancestral step of DDPM
     k: ClassVar[int] = 1
@@ -395,7 +408,8 @@ class DDIM(Sampler):
 # %% ../nbs/07_sampling.ipynb #fc854311
 @dataclass(frozen=True)
 class DDPM(Sampler):
-    "x_s = (x_t - Sigma eps / sigma_t)/psi_ts + noise, (psi_ts, Sigma) the transition from s to t (Ho et al. 2020, Eq. 11 and Sec. 3.2)."
+    """x_s = (x_t - Sigma eps / sigma_t)/psi_ts + noise, (psi_ts, Sigma) the transition from s to t
+    (Ho et al. 2020, Eq. 11 and Sec. 3.2)."""
 
     variance: str = "small"  # 'small': that of q(x_s | x_t, x0); 'large': Sigma itself
     draws: ClassVar[int] = 1
@@ -426,7 +440,8 @@ class DDPM(Sampler):
 
 # %% ../nbs/07_sampling.ipynb #14583d4e
 def transfer(process: LinearSDE, times: Tensor) -> dict:
-    "Columns t, s, a, b of the exact step for a frozen eps, x_s = a x_t + b eps (DDIM with eta = 0); k = 1."
+    """Columns t, s, a, b of the exact step for a frozen eps, x_s = a x_t + b eps (DDIM with eta =
+    0); k = 1."""
     t, s = times[:-1], times[1:]
     (p, g), (q, h) = signal_and_noise(process, t), signal_and_noise(process, s)
     return dict(t=t, s=s, a=q / p, b=h - q / p * g)
@@ -442,7 +457,8 @@ ADAMS = (
 
 @dataclass(frozen=True)
 class PNDM(Sampler):
-    "Adams-Bashforth 4 on eps inside the DDIM transfer, AB1 to AB3 while the memory fills (Liu et al. 2022, Eq. 12); order 2, on a uniform grid."
+    """Adams-Bashforth 4 on eps inside the DDIM transfer, AB1 to AB3 while the memory fills (Liu et
+    al. 2022, Eq. 12); order 2, on a uniform grid."""
 
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
@@ -465,7 +481,8 @@ def gauss_legendre(nodes: int):
 
 
 def lag(process: LinearSDE, t: Tensor, s: Tensor, nodes: int = 48) -> Tensor:
-    "Mean of u - t over the path from t to s, weighted by d rho(u): Gauss-Legendre in r = sqrt(u), float64; k = 1."
+    """Mean of u - t over the path from t to s, weighted by d rho(u): Gauss-Legendre in r = sqrt(u),
+    float64; k = 1."""
     x, w = gauss_legendre(nodes)
     a = t.sqrt()[:, None]
     b = s.sqrt()[:, None]
@@ -484,7 +501,8 @@ def after_first(column: Tensor) -> Tensor:
 # %% ../nbs/07_sampling.ipynb #0f42f6c8
 @dataclass(frozen=True)
 class DEIS2(Sampler):
-    "eps extrapolated linearly in t from the last two evaluations, weights exact (tAB-DEIS, r = 1; Zhang and Chen 2023, Eq. 13-15)."
+    """eps extrapolated linearly in t from the last two evaluations, weights exact (tAB-DEIS, r = 1;
+    Zhang and Chen 2023, Eq. 13-15)."""
 
     order: ClassVar[int] = 2
     k: ClassVar[int] = 1
@@ -503,7 +521,8 @@ class DEIS2(Sampler):
 # %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
-    "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2), or its SDE form, one draw a step."
+    """DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2), or
+    its SDE form, one draw a step."""
 
     stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE; between and above, less noise and more
     s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
@@ -557,7 +576,8 @@ class DPMpp2M(Sampler):
 # %% ../nbs/07_sampling.ipynb #6317c3fe
 @dataclass(frozen=True)
 class EDMHeun(Sampler):
-    "Heun in rho = sigma/psi, with churn: first up to rho (1 + gamma) by fresh noise, then down from there (Karras et al. 2022, Alg. 2)."
+    """Heun in rho = sigma/psi, with churn: first up to rho (1 + gamma) by fresh noise, then down
+    from there (Karras et al. 2022, Alg. 2)."""
 
     s_churn: float = (
         0.0  # >= 0; gamma = min(s_churn / N, sqrt(2) - 1), N grid points; 0: deterministic
@@ -677,7 +697,8 @@ def parse_sampler(
 # %% ../nbs/07_sampling.ipynb #c0166356
 @dataclass
 class Samples:
-    "What was drawn, `(n, C, ...)` on the CPU, and what it cost: evaluations per sample, seconds for all."
+    """What was drawn, `(n, C, ...)` on the CPU, and what it cost: evaluations per sample, seconds
+    for all."""
 
     x: Tensor
     nfe: int
@@ -728,7 +749,8 @@ def sample(
     trace: bool = False,
     progress: bool = False,  # a bar over all steps
 ) -> Samples:
-    "Draw samples first .. first+n-1 of run `seed`, `batch` at a time, on the denoiser's device: sample i is the same at any batch size."
+    """Draw samples first .. first+n-1 of run `seed`, `batch` at a time, on the denoiser's device:
+    sample i is the same at any batch size."""
     p = denoiser.process
     shape = shape or getattr(denoiser, "shape", None)
     began = time.perf_counter()
@@ -841,7 +863,8 @@ def options() -> argparse.ArgumentParser:
 
 # %% ../nbs/07_sampling.ipynb #ee123231
 def save_samples(path: Path, x: Tensor, **facts):
-    "Pictures as a PNG grid, or with the facts about them as npz, whichever the name says; atomically."
+    """Pictures as a PNG grid, or with the facts about them as npz, whichever the name says;
+    atomically."""
     from compsamp.core import atomic, save_png
 
     if path.suffix == ".png":
@@ -890,7 +913,8 @@ def restarted(process: LinearSDE, n: int, ups: list, kind: str = "karras"):
 def draw_pictures(
     a: argparse.Namespace, draw=sample
 ):  # or what several processes do, which returns None in all but one (chapter 17)
-    "Load, draw, save and report, as the options say; everything that can be wrong is checked before the work."
+    """Load, draw, save and report, as the options say; everything that can be wrong is checked
+    before the work."""
     from compsamp.networks import load
 
     for name, v in (("steps", a.steps), ("n", a.n), ("batch", a.batch)):
@@ -940,7 +964,8 @@ def draw_pictures(
 
 
 def main(argv=None) -> int:
-    "`compsamp_sample`: pictures from the shell; exit status 2 and one line that says why if it cannot."
+    """`compsamp_sample`: pictures from the shell; exit status 2 and one line that says why if it
+    cannot."""
     parser = options()
     a = parser.parse_args(argv)
     parts = a.parts or os.environ.get("WORLD_SIZE", "1") != "1"
