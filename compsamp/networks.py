@@ -22,7 +22,8 @@ def time_features(
     t: Tensor,  # 1000 * time, `(B,)`
     n: int,  # how many, an even number
 ) -> Tensor:
-    "Cosines and sines of t at n/2 geometric frequencies from 1 down to nearly 1e-4, `(B, n)` (Vaswani et al. 2017, §3.5)."
+    """Cosines and sines of t at n/2 geometric frequencies from 1 down to nearly 1e-4, `(B, n)`
+    (Vaswani et al. 2017, §3.5)."""
     require(n >= 2 and n % 2 == 0, "n", n, "an even number, at least 2")
     w = torch.exp(
         -math.log(10000) * torch.arange(n // 2, device=t.device, dtype=torch.float32) / (n // 2)
@@ -32,7 +33,8 @@ def time_features(
 
 # %% ../nbs/04_networks.ipynb #d5be551f
 class ResBlock(nn.Module):
-    "Norm, SiLU, convolution, twice; time enters as scale and shift between them; the input is added back."
+    """Norm, SiLU, convolution, twice; time enters as scale and shift between them; the input is
+    added back."""
 
     def __init__(
         self,
@@ -101,7 +103,8 @@ def check_sizes(channels, width, mults, depth, classes, dropout):
 
 # %% ../nbs/04_networks.ipynb #40cbead7
 class UNet(nn.Module):
-    "A U-Net whose size is a few plain numbers; `forward(z, 1000 t, labels)` returns the noise, `(B, channels_out, H, W)`."
+    """A U-Net whose size is a few plain numbers; `forward(z, 1000 t, labels)` returns the noise,
+    `(B, channels_out, H, W)`."""
 
     def __init__(
         self,
@@ -210,7 +213,8 @@ def network_time(
     t,  # process time: a float, or float64 `(B,)`
     z: Tensor,  # the state the time belongs to
 ) -> Tensor:
-    "1000 t, `(B,)`, where `network` wants it: float32 beside z, or float64 on the CPU if it has `on_host` set."
+    """1000 t, `(B,)`, where `network` wants it: float32 beside z, or float64 on the CPU if it has
+    `on_host` set."""
     host = getattr(network, "on_host", False)
     if isinstance(t, Tensor) and t.dim():
         return (
@@ -227,7 +231,8 @@ def network_time(
 
 # %% ../nbs/04_networks.ipynb #f55368f4
 class Parametrised(nn.Module):
-    "A network seen through a parametrisation, eps = K z + w net(c z): the network inside, and the process whose coefficients it needs."
+    """A network seen through a parametrisation, eps = K z + w net(c z): the network inside, and the
+    process whose coefficients it needs."""
 
     on_host = True  # its times come in float64 on the CPU (other times are accepted, at the price of a wait)
 
@@ -241,7 +246,8 @@ class Parametrised(nn.Module):
         self.channels_out = self.channels
 
     def parts(self, mu: Tensor, C: Tensor):
-        "K `(B, k, k)`, w and c `(B, k)` from a marginal: mean factor `(B, k)`, covariance `(B, k, k)`."
+        """K `(B, k, k)`, w and c `(B, k)` from a marginal: mean factor `(B, k)`, covariance `(B, k,
+        k)`."""
         raise NotImplementedError(f"{type(self).__name__}.parts")
 
     def clock(self, t: Tensor, mu: Tensor, C: Tensor) -> Tensor:
@@ -296,7 +302,8 @@ class PredictX0(Parametrised):
 
 
 class PredictV(Parametrised):
-    "eps = K z + w v (eq. 5b, d = 1); where psi^2 + sigma^2 = 1, v = psi eps - sigma x0 (Salimans and Ho 2022, App. D)."
+    """eps = K z + w v (eq. 5b, d = 1); where psi^2 + sigma^2 = 1, v = psi eps - sigma x0 (Salimans
+    and Ho 2022, App. D)."""
 
     def parts(self, mu, C):
         "Eq. 5b."
@@ -304,7 +311,8 @@ class PredictV(Parametrised):
 
 # %% ../nbs/04_networks.ipynb #c532e180
 class PredictEDM(Parametrised):
-    "EDM preconditioning in r = sigma/psi: x0 = c_skip z/psi + c_out net(c_in z/psi, ln(r)/4) (Karras et al. 2022, Table 1); for any k, r = 1/|u|."
+    """EDM preconditioning in r = sigma/psi: x0 = c_skip z/psi + c_out net(c_in z/psi, ln(r)/4)
+    (Karras et al. 2022, Table 1); for any k, r = 1/|u|."""
 
     def __init__(
         self, net: nn.Module, process: LinearSDE, sigma_data: float = 0.5
@@ -333,7 +341,8 @@ PARAMETRISATIONS = dict(eps=lambda net, process: net, x0=PredictX0, v=PredictV, 
 
 # %% ../nbs/04_networks.ipynb #cc57e63a
 class Denoiser(NoisePredictor):
-    "Binds a network `net(z, 1000 t, labels) -> eps` to its process: the face every sampler works with."
+    """Binds a network `net(z, 1000 t, labels) -> eps` to its process: the face every sampler works
+    with."""
 
     def __init__(
         self,
@@ -398,7 +407,8 @@ class Denoiser(NoisePredictor):
         return 2 if self.labels is not None and self.guidance not in (0, 1) else 1
 
     def eps(self, z: Tensor, t) -> Tensor:
-        "Predicted noise at time t (float, or `(B,)`), z's shape; counts `evals` network evaluations."
+        """Predicted noise at time t (float, or `(B,)`), z's shape; counts `evals` network
+        evaluations."""
         self.nfe += self.evals
         return self.predict(z, t)
 
@@ -418,7 +428,8 @@ class Denoiser(NoisePredictor):
         )
 
     def data_from(self, z, e, t):
-        "x0 from a noise prediction already made; TypeError if the network gives the momentum's noise only."
+        """x0 from a noise prediction already made; TypeError if the network gives the momentum's
+        noise only."""
         require(
             not self.partial,
             "network.channels_out",
@@ -429,7 +440,8 @@ class Denoiser(NoisePredictor):
         return super().data_from(z, e, t)
 
     def score(self, z, t):
-        "grad log p_t(z) = -L^{-T} eps; the picture's half is zero if the network gives the momentum's noise only."
+        """grad log p_t(z) = -L^{-T} eps; the picture's half is zero if the network gives the
+        momentum's noise only."""
         s = super().score(z, t)
         if self.partial:
             s[:, : self.shape[0]] = 0
@@ -437,7 +449,8 @@ class Denoiser(NoisePredictor):
 
 # %% ../nbs/04_networks.ipynb #d7262645
 def check_channels(network, process: LinearSDE, C: int):
-    "An error unless the network sees k C channels and answers all of them; without noise on the picture (CLD) the momentum's C will do."
+    """An error unless the network sees k C channels and answers all of them; without noise on the
+    picture (CLD) the momentum's C will do."""
     require(
         network.channels == process.k * C,
         "network.channels",
@@ -474,7 +487,8 @@ def check_labels(labels, network, device):
 
 
 def guided_noise(d: Denoiser, z: Tensor, s: Tensor) -> Tensor:
-    "What the network says with the denoiser's labels and guidance: one call, of a doubled batch under guidance."
+    """What the network says with the denoiser's labels and guidance: one call, of a doubled batch
+    under guidance."""
 
     def call(z, s, labels):
         if not d.amp:
@@ -504,7 +518,8 @@ def clipped_noise(d: Denoiser, z: Tensor, e: Tensor, t) -> Tensor:
 
 # %% ../nbs/04_networks.ipynb #c73b7548
 class DenoiserWrapper(NoisePredictor):
-    "A denoiser around another, `inner`, with another `predict`; everything else (shape, device, network, card, cost) is as the inner one has it."
+    """A denoiser around another, `inner`, with another `predict`; everything else (shape, device,
+    network, card, cost) is as the inner one has it."""
 
     def __init__(self, inner: NoisePredictor):
         super().__init__(inner.process)

@@ -18,7 +18,8 @@ from .sampling import EDMHeun, Heun, Route, Sampler, as_route, final_denoise, gr
 # %% ../nbs/13_restart.ipynb #c15266ba
 @dataclass(frozen=True)
 class RestartInterval:
-    "Restart's interval: from t_min up to t_max and down again, `repeats` times (Xu et al. 2023, Alg. 2)."
+    """Restart's interval: from t_min up to t_max and down again, `repeats` times (Xu et al. 2023,
+    Alg. 2)."""
 
     t_min: float  # lower end, process time, > 0; snaps to the nearest point of the main grid
     t_max: float  # upper end, above t_min
@@ -47,7 +48,8 @@ class RestartInterval:
     def from_sigma(
         cls, process: LinearSDE, sigma_min: float, sigma_max: float, points: int, repeats: int
     ) -> "RestartInterval":
-        "The interval between two noise-to-signal ratios, which is how the paper gives it (its sigma, for any process)."
+        """The interval between two noise-to-signal ratios, which is how the paper gives it (its
+        sigma, for any process)."""
         require(
             0 < sigma_min < sigma_max,
             "sigma_min, sigma_max",
@@ -86,7 +88,8 @@ def restart(
     s_noise: float = 1.0,  # factor on the noise of the way up, >= 0
     kind: str = "karras",  # how the points inside lie
 ) -> Route:
-    "A grid that goes up again at every interval: hand it to `sample` in place of times. Intervals without repeats vanish."
+    """A grid that goes up again at every interval: hand it to `sample` in place of times. Intervals
+    without repeats vanish."""
     main = grid(process, main, kind) if isinstance(main, (int, np.integer)) else f64(main)
     at = {}
     require(0 <= s_noise < math.inf, "s_noise", s_noise, "a finite number, at least 0")
@@ -117,7 +120,8 @@ def restart(
 
 # %% ../nbs/13_restart.ipynb #c24ecb5a
 def timeline(route: Route, sampler: Sampler, evals: int = 1) -> tuple:
-    "Evaluations spent and process time after each state of a route: what one draws a timeline from."
+    """Evaluations spent and process time after each state of a route: what one draws a timeline
+    from."""
     spent = [0]
     t = [float(route.main[0])]
 
@@ -144,7 +148,8 @@ def spectrum(
     x: Tensor,  # pictures `(n, C, H, W)` or vectors `(n, d)`
     bins: int = 24,  # at most
 ) -> Tensor:  # `(bins,)`, falling
-    "Variances of data in many directions: of the Fourier coefficients of pictures, along the principal axes of vectors; means over equal shares."
+    """Variances of data in many directions: of the Fourier coefficients of pictures, along the
+    principal axes of vectors; means over equal shares."""
     x = x.double() - x.double().mean(0)
     require(
         x.dim() > 2 or len(x) > 2 * x.shape[1],
@@ -164,7 +169,8 @@ def spectrum(
 # %% ../nbs/13_restart.ipynb #7dc1e740
 @lru_cache(maxsize=4096)
 def gains(process: LinearSDE, variances: tuple, t: float) -> Tensor:
-    "A in eps = A z for independent Gaussian data, L' (v mu mu' + L L')^-1 for each variance v: `(m, k, k)`."
+    """A in eps = A z for independent Gaussian data, L' (v mu mu' + L L')^-1 for each variance v:
+    `(m, k, k)`."""
     mu, C = process.marginal(t)
     return cholesky(C).mT @ torch.linalg.inv(
         f64(variances)[:, None, None] * torch.outer(mu, mu) + C
@@ -193,7 +199,8 @@ class Twin(NoisePredictor):
 
 
 class Impulses:
-    "A source of noise whose draws are 1 in rows of their own and 0 elsewhere: k rows per draw, one for each block."
+    """A source of noise whose draws are 1 in rows of their own and 0 elsewhere: k rows per draw,
+    one for each block."""
 
     def __init__(self, rows: int, k: int, m: int):
         self.shape = (rows, k, m)
@@ -244,7 +251,8 @@ def adds(
     kind: str = "karras",
     seed: int = 0,
 ) -> float:
-    "RMS relative change of the standard deviations of pictures by one repeat of an interval, walked by the network itself."
+    """RMS relative change of the standard deviations of pictures by one repeat of an interval,
+    walked by the network itself."""
     p = denoiser.process
     t = f64([interval.t_min])
     x = pictures.to(getattr(denoiser, "device", pictures.device))
@@ -259,7 +267,8 @@ def adds(
 # %% ../nbs/13_restart.ipynb #104b4cff
 @dataclass(frozen=True)
 class Plan:
-    "A main grid and an interval for a budget, and the error foreseen: root of the sum of squares of the twin's and of what the detour adds."
+    """A main grid and an interval for a budget, and the error foreseen: root of the sum of squares
+    of the twin's and of what the detour adds."""
 
     points: int  # of the main grid
     intervals: tuple  # of `RestartInterval`; empty where restart is not foreseen to help
@@ -276,7 +285,8 @@ class Plan:
 
 
 def foresee(sampler: Sampler, process: LinearSDE, times, variances: Tensor, error: float) -> float:
-    "RMS relative error of the standard deviations a sampler ends with, over directions and over eps right, too large and too small by `error`."
+    """RMS relative error of the standard deviations a sampler ends with, over directions and over
+    eps right, too large and too small by `error`."""
     return float(
         torch.stack(
             [
@@ -308,7 +318,8 @@ def plan_restart(
     seed: int = 0,
     kind: str = "karras",
 ) -> Plan:
-    "Restart for a budget: runs every candidate on Gaussian data with the spectrum of a small batch, and what stays through the network once; ValueError for a budget below six points."
+    """Restart for a budget: runs every candidate on Gaussian data with the spectrum of a small
+    batch, and what stays through the network once; ValueError for a budget below six points."""
     p = denoiser.process
     s = sampler or (EDMHeun() if p.k == 1 else Heun())
     full = points_for_budget(s, budget)
@@ -352,7 +363,8 @@ def plan_restart(
 def candidates(
     sampler: Sampler, process: LinearSDE, budget: int, full: int, levels, sizes, kind: str
 ):
-    "Main points and interval of everything worth trying: each spends the budget; intervals that snap to the same one stand once."
+    """Main points and interval of everything worth trying: each spends the budget; intervals that
+    snap to the same one stand once."""
     done = set()
     ends = {v: process.time(v).tolist() for v in levels}
     for share, level, m in itertools.product((0.4, 0.55, 0.7, 0.85), reversed(levels), sizes):

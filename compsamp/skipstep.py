@@ -7,8 +7,10 @@ __all__ = ['VARIANTS', 'SKIPSTEP_OBJECTIVES', 'Skip', 'check_weights', 'kappa', 
 # %% ../nbs/09_skipstep.ipynb #17516b08
 import math
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
 from . import forward, networks
 from .core import f64, is_count, mix, per_sample, require
 from .forward import LinearSDE, NoisePredictor, cholesky
@@ -44,7 +46,8 @@ class Skip:
         return self.skip * self.process.T / self.steps
 
     def on(self, t) -> Tensor:
-        "Where there is something to look back to: t >= length. Elsewhere the loss is the plain one."
+        """Where there is something to look back to: t >= length. Elsewhere the loss is the plain
+        one."""
         return f64(t) >= self.length * (1 - 1e-9)
 
     def start(self, t, least: float = 0.0) -> Tensor:
@@ -52,7 +55,8 @@ class Skip:
         return (f64(t) - self.length).clamp(min=least)
 
     def ratio(self, t) -> Tensor:
-        "C = Psi^-1 chol Sigma of the step from r to t, `(..., k, k)`: noise gathered in it, in units of z_r."
+        """C = Psi^-1 chol Sigma of the step from r to t, `(..., k, k)`: noise gathered in it, in
+        units of z_r."""
         t = self.process.checked(t, zero=False)
         P, S = self.process.transition(t, self.start(t))
         return torch.linalg.solve(P, cholesky(S))
@@ -76,7 +80,8 @@ def kappa(
     variant: str = "published",  # or 'shared' (one noise for both terms), 'consistent' (identity)
     steps: int = 1000,
 ) -> Tensor:
-    "What the best network of a skip-step loss multiplies the true E[eps | z] by, `(..., k, k)` float64 (eq. 4)."
+    """What the best network of a skip-step loss multiplies the true E[eps | z] by, `(..., k, k)`
+    float64 (eq. 4)."""
     s = Skip(process, skip, steps)
     t = process.checked(t, zero=False)
     I = identity_blocks(process)
@@ -97,7 +102,8 @@ def transport_noise(
     t: Tensor,  # times `(B,)`
     r: Tensor,  # earlier times
 ):
-    "A and B, each `(B, k, k)`: the noise of z_t is A times that of z_r plus B times the noise of the step; A A' + B B' = 1 (eq. 6)."
+    """A and B, each `(B, k, k)`: the noise of z_t is A times that of z_r plus B times the noise of
+    the step; A A' + B B' = 1 (eq. 6)."""
     P, S = s.process.transition(t, r)
     L = s.process.factor(t)
 
@@ -108,7 +114,8 @@ def transport_noise(
 
 
 def coupled_pair(s: Skip, x0: Tensor, t: Tensor, dice):
-    "z_t drawn by way of z_r: (z_t, its noise, z_r, r, the step's share B w of the noise, A); where t < length, r is next to 0."
+    """z_t drawn by way of z_r: (z_t, its noise, z_r, r, the step's share B w of the noise, A);
+    where t < length, r is next to 0."""
     r = s.start(t, float(draw_times(s.process, f64([0.0]))) / 2)
     A, B = transport_noise(s, t, r)
 
@@ -130,7 +137,8 @@ def coupled_pair(s: Skip, x0: Tensor, t: Tensor, dice):
 # %% ../nbs/09_skipstep.ipynb #cc998178
 @dataclass(frozen=True)
 class SkipStep(Epsilon):
-    "A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent' (eq. 8). ValueError for numbers out of range."
+    """A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent'
+    (eq. 8). ValueError for numbers out of range."""
 
     variant: str = "published"
     skip: int = 9  # of `steps` parts of [0, T], from 1 to steps - 1
@@ -161,7 +169,8 @@ class SkipStep(Epsilon):
         ).mean()
 
     def consistent(self, s: Skip, net, ema, x0, t, labels, dice):
-        "Part of the target is the noise, part (`eta`) what the averaged network sees one skip earlier on the same path."
+        """Part of the target is the noise, part (`eta`) what the averaged network sees one skip
+        earlier on the same path."""
         require(
             ema is not None,
             "ema",
@@ -187,7 +196,8 @@ SKIPSTEP_OBJECTIVES = dict(skipstep=SkipStep)
 
 # %% ../nbs/09_skipstep.ipynb #cc8e02cb
 class ScaledDenoiser(networks.DenoiserWrapper):
-    "A denoiser whose eps is multiplied by kappa(t): what a skip-step loss does to a network, without the training."
+    """A denoiser whose eps is multiplied by kappa(t): what a skip-step loss does to a network,
+    without the training."""
 
     def __init__(
         self,
@@ -219,7 +229,8 @@ def encode(
     x: Tensor,  # pictures `(B, C, ...)`
     times,  # falling grid, the one that will decode
 ) -> Tensor:
-    "DDIM backwards: the latent at times[0] from which DDIM on `times` comes back to x, up to the error of both ways; k = 1."
+    """DDIM backwards: the latent at times[0] from which DDIM on `times` comes back to x, up to the
+    error of both ways; k = 1."""
     p = denoiser.process
     require(p.k == 1, "process", p, "k = 1: DDIM")
     t = check_grid(times, p).flip(0)
@@ -252,7 +263,8 @@ def slerp(
 def unevenness(
     path: Tensor,  # features along an interpolation, `(m, d)`, m >= 3
 ) -> tuple:
-    "How far from straight and even a path is: length over end-to-end distance, and largest over mean step; both at least 1."
+    """How far from straight and even a path is: length over end-to-end distance, and largest over
+    mean step; both at least 1."""
     require(
         path.dim() == 2 and len(path) >= 3,
         "path",

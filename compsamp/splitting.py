@@ -22,7 +22,8 @@ def parts(
     letter: str,  # 'A' or 'B'
     noisy: bool,  # with an O in the word: eq. 2; without: eq. 1
 ):
-    "The letter's drift and score matrix at rate 1, `(2, 2)`: dz = (drift z + weight s) rate |dt|, backwards in time (Pandey, Rudolph and Mandt 2024; eq. 1 and 2)."
+    """The letter's drift and score matrix at rate 1, `(2, 2)`: dz = (drift z + weight s) rate |dt|,
+    backwards in time (Pandey, Rudolph and Mandt 2024; eq. 1 and 2)."""
     g = process.gamma
     n = process.nu
     M = process.M
@@ -74,7 +75,8 @@ def spell(
     word: str,
     plan: str,  # checked by `check_word`
 ) -> list:  # of (rule, letters): rule 't', 's', '-' or 'O'
-    "The word as pieces: letters that share one score stand together. A letter is (name, its turn, its number of turns)."
+    """The word as pieces: letters that share one score stand together. A letter is (name, its turn,
+    its number of turns)."""
     turn = {c: 0 for c in "ABO"}
     pieces = []
     for c, rule in zip(word, plan):
@@ -95,7 +97,8 @@ def fraction(
     turn: int,
     of: int,  # turn 0 .. of - 1
 ):
-    "Start and end of the letter's share of the step from t down to s: all of it, its first half or its second."
+    """Start and end of the letter's share of the step from t down to s: all of it, its first half
+    or its second."""
     return t + (s - t) * turn / of, t + (s - t) * (turn + 1) / of
 
 # %% ../nbs/12_splitting.ipynb #a37827d0
@@ -121,7 +124,8 @@ def noise_letter(
     s: Tensor,  # times `(n,)`
     lam_s: float,  # >= 0
 ):
-    "a and c, `(n, 2, 2)`, of z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (eq. 4)."
+    """a and c, `(n, 2, 2)`, of z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's
+    variance with lam_s (eq. 4)."""
     g = process.gamma
     n = process.nu
     M = process.M
@@ -149,7 +153,8 @@ def multiply(
 def check_settings(
     s,  # a `Splitting`
 ):
-    "ValueError for a setting out of range, or one that the word or the kind of letter does not use."
+    """ValueError for a setting out of range, or one that the word or the kind of letter does not
+    use."""
     require(0 <= s.lam_s < np.inf, "lam_s", s.lam_s, "a finite number, at least 0")
     require(s.lam_s == 1 or "O" in s.word, "lam_s", s.lam_s, f"1: there is no O in {s.word}")
     check_damping(s)
@@ -161,7 +166,9 @@ def check_settings(
 # %% ../nbs/12_splitting.ipynb #51c930e3
 @dataclass(frozen=True)
 class Splitting(Sampler):
-    "A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for the last one again. PSLD only; ValueError for anything else."
+    """A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each
+    letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for
+    the last one again. PSLD only; ValueError for anything else."""
 
     word: str  # as in 'BAB'; a letter that stands twice takes half of the step each time; without O, the flow
     plan: str  # as in 't-s', as long as the word, '-' under O
@@ -271,7 +278,8 @@ def conjugate_letter(
     B: Tensor,  # `(2, 2)`; its row for this letter is used
     freeze: str,  # 'eps' or 'v': what is held
 ):
-    "a and b of z <- a z + b eps (or v): the letter's linear part exactly, its row of B as in chapter 11 (Pandey et al. 2024; eq. 5)."
+    """a and b of z <- a z + b eps (or v): the letter's linear part exactly, its row of B as in
+    chapter 11 (Pandey et al. 2024; eq. 5)."""
     D, W = parts(process, letter, noisy)
     B = B * (D != 0).any(1, keepdim=True)
 

@@ -21,7 +21,8 @@ from .forward import LinearSDE, cholesky, mean_state
 
 # %% ../nbs/05_training.ipynb #36534d4d
 class StepRandom:
-    "All the randomness of training step `step` of run `seed`: nothing carries over, so resuming needs no random state."
+    """All the randomness of training step `step` of run `seed`: nothing carries over, so resuming
+    needs no random state."""
 
     def __init__(
         self,
@@ -54,7 +55,8 @@ def draw_times(
     process: LinearSDE,
     u: Tensor,  # uniform numbers in [0, 1), float64 `(B,)`
 ) -> Tensor:
-    "Training times from uniform u: uniform in t, except EDM's log-normal noise level (Karras et al. 2022, Table 1)."
+    """Training times from uniform u: uniform in t, except EDM's log-normal noise level (Karras et
+    al. 2022, Table 1)."""
     if isinstance(process, forward.EDM):
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-9, 1 - 1e-9) - 1)
         return torch.exp(1.2 * normal - 1.2).clamp(process.eps, process.T)
@@ -74,7 +76,8 @@ def perturb_on_device(process: LinearSDE, x0: Tensor, t: Tensor, noise: Tensor) 
 # %% ../nbs/05_training.ipynb #7e77a852
 @dataclass(frozen=True)
 class Epsilon:
-    "The plain objective: mean of |eps(z_t, t) - noise|^2 over pictures, times and noise (Ho et al. 2020, Eq. 14)."
+    """The plain objective: mean of |eps(z_t, t) - noise|^2 over pictures, times and noise (Ho et
+    al. 2020, Eq. 14)."""
 
     def __call__(
         self,
@@ -94,7 +97,8 @@ class Epsilon:
         )
 
     def pair(self, process: LinearSDE, x0: Tensor, t: Tensor, dice: StepRandom):
-        "A noisy state and the noise in it, both `(B, k*C, H, W)`; a momentum's own start counts as noise."
+        """A noisy state and the noise in it, both `(B, k*C, H, W)`; a momentum's own start counts
+        as noise."""
         noise = dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
         return perturb_on_device(process, x0, t, noise), noise
 
@@ -105,7 +109,8 @@ class Epsilon:
 # %% ../nbs/05_training.ipynb #0be8b7d3
 @dataclass(frozen=True)
 class Velocity(Epsilon):
-    "The error of v, whatever the network predicts: the error of eps over |w| of `networks.guess` (Salimans and Ho 2022, section 4, where k = 1)."
+    """The error of v, whatever the network predicts: the error of eps over |w| of `networks.guess`
+    (Salimans and Ho 2022, section 4, where k = 1)."""
 
     def weight(self, process, t, x0):
         "sqrt(k)/|w|, one number per picture."
@@ -131,12 +136,14 @@ def ema_decay(
     i: int,  # step, from 0
     ema: float,
 ) -> float:
-    "Weight of the past in the running mean: small at first, so that the random start is forgotten (eq. 3)."
+    """Weight of the past in the running mean: small at first, so that the random start is forgotten
+    (eq. 3)."""
     return min(ema, (1 + i) / (10 + i))
 
 # %% ../nbs/05_training.ipynb #5eb78270
 class BatchLoader:
-    "Pictures and labels on the training device; batch i depends only on (seed, i), not on the batches before."
+    """Pictures and labels on the training device; batch i depends only on (seed, i), not on the
+    batches before."""
 
     def __init__(self, images: Tensor, labels: Tensor | None, batch: int, seed: int, device):
         self.images = images.to(device)
@@ -157,7 +164,8 @@ class BatchLoader:
         return self.order
 
     def __call__(self, i: int):
-        "Batch i: float pictures in [-1, 1], `(batch, C, H, W)`, and labels (None if there are none)."
+        """Batch i: float pictures in [-1, 1], `(batch, C, H, W)`, and labels (None if there are
+        none)."""
         epoch, j = divmod(i, len(self.images) // self.batch)
         at = self.shuffle(epoch)[j * self.batch : (j + 1) * self.batch]
         x = self.images[at]
@@ -246,7 +254,8 @@ def in_bf16(net, device: torch.device, on: bool):
 
 # %% ../nbs/05_training.ipynb #46afb846
 class Trainer:
-    "AdamW with warm-up and cosine decay, EMA, clipping, bf16; step n depends only on the state after step n-1 and on (seed, n)."
+    """AdamW with warm-up and cosine decay, EMA, clipping, bf16; step n depends only on the state
+    after step n-1 and on (seed, n)."""
 
     leads = True  # speaks and writes; of several processes (chapter 17) one does
 
@@ -315,7 +324,8 @@ class Trainer:
         self.pending = []
 
     def pick(self, i: int, dice: StepRandom):
-        "Pictures and labels of step i, labels hidden by chance (by the label `classes`, which means none)."
+        """Pictures and labels of step i, labels hidden by chance (by the label `classes`, which
+        means none)."""
         x, y = self.feed(i)
         n = getattr(self.net, "classes", 0)
         if y is None or not n:
@@ -329,7 +339,8 @@ class Trainer:
         return StepRandom(self.hyper["seed"], i, self.device)
 
     def meet(self, loss: Tensor) -> Tensor:
-        "Called when the gradients are there; several processes average them here (chapter 17). Returns the loss for the record."
+        """Called when the gradients are there; several processes average them here (chapter 17).
+        Returns the loss for the record."""
         return loss.detach()
 
     def halted(self, pressed: list) -> bool:
@@ -374,7 +385,8 @@ class Trainer:
         self.losses += new.tolist()
 
     def stream(self, every: int = 50):
-        "Train to the end, yielding (step, mean loss since the last) every so many steps: the caller owns plots and stopping."
+        """Train to the end, yielding (step, mean loss since the last) every so many steps: the
+        caller owns plots and stopping."""
         require(every >= 1, "every", every, "at least 1")
         while self.done < self.hyper["steps"]:
             n = min(every, self.hyper["steps"] - self.done)
@@ -388,7 +400,8 @@ class Trainer:
         return networks.Denoiser(self.ema_net, self.process, self.shape, card=self.card())
 
     def card(self, **more) -> dict:
-        "What a checkpoint says about itself: process, network, training settings, versions, and whatever else you name."
+        """What a checkpoint says about itself: process, network, training settings, versions, and
+        whatever else you name."""
         return run_card(self, **more)
 
     def save(self, folder: str | Path, **more):
@@ -429,7 +442,8 @@ def run_card(trainer: Trainer, **more) -> dict:
 
 
 def run_state(trainer: Trainer) -> dict:
-    "The tensors a resume needs beside the EMA weights: raw weights, and Adam's two moments and step count of each."
+    """The tensors a resume needs beside the EMA weights: raw weights, and Adam's two moments and
+    step count of each."""
     state = {"buffer/" + n: b for n, b in trainer.net.named_buffers()}
     for n, p in trainer.net.named_parameters():
         state["raw/" + n] = p
@@ -438,7 +452,8 @@ def run_state(trainer: Trainer) -> dict:
 
 # %% ../nbs/05_training.ipynb #71f7826e
 def save_run(trainer: Trainer, folder: Path, **more):
-    "Write EMA weights and resume state under new names, then the card that names them: the card is the commit."
+    """Write EMA weights and resume state under new names, then the card that names them: the card
+    is the commit."""
     from safetensors.torch import save_file
 
     trainer.settle()
@@ -463,7 +478,8 @@ def save_run(trainer: Trainer, folder: Path, **more):
 
 # %% ../nbs/05_training.ipynb #44cd1690
 def check_resume(trainer: Trainer, card: dict, folder: Path):
-    "An error unless the checkpoint is of a run with the same settings, network, process and pictures."
+    """An error unless the checkpoint is of a run with the same settings, network, process and
+    pictures."""
     was = card.get("training", {})
     now = trainer.card()
     require(
@@ -552,7 +568,8 @@ def preview(
 
 # %% ../nbs/05_training.ipynb #c14339a2
 def loss_figure(trainer: Trainer, x: Tensor | None = None):
-    "Loss against step (thin), its running mean (thick), and samples `x` beside them; returns the matplotlib figure."
+    """Loss against step (thin), its running mean (thick), and samples `x` beside them; returns the
+    matplotlib figure."""
     import matplotlib.pyplot as plt
     from compsamp.core import show
 
@@ -571,7 +588,8 @@ def loss_figure(trainer: Trainer, x: Tensor | None = None):
 
 
 class ProgressBoard:
-    "What one watches while training: a fastprogress bar; in a notebook the loss curve and samples too; plain lines in a log file."
+    """What one watches while training: a fastprogress bar; in a notebook the loss curve and samples
+    too; plain lines in a log file."""
 
     def __init__(self, trainer: Trainer, progress: bool = True):
         from fastprogress import fastprogress
@@ -626,7 +644,8 @@ class ProgressBoard:
 # %% ../nbs/05_training.ipynb #cb25e792
 @contextlib.contextmanager
 def interruptible():
-    "Ctrl-C waits for the end of the step: yields a list that fills when it is pressed; pressed twice, it interrupts at once."
+    """Ctrl-C waits for the end of the step: yields a list that fills when it is pressed; pressed
+    twice, it interrupts at once."""
     pressed = []
     main = threading.current_thread() is threading.main_thread()
 
@@ -654,7 +673,8 @@ def fit(
     samples: int = 32,
     **more,  # goes into the card
 ) -> bool:
-    "Train to the end and save; True if it got there, False if Ctrl-C ended it (saved, and resumable) before."
+    """Train to the end and save; True if it got there, False if Ctrl-C ended it (saved, and
+    resumable) before."""
     folder = Path(folder)
     steps = trainer.hyper["steps"]
     every = max(10, min(50, steps // 40)) if every is None else every
@@ -890,7 +910,8 @@ def inherited(given: dict) -> dict:
 
 
 def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
-    "The settings of a run: those given over the defaults, or those of the run that is resumed, which may not be contradicted."
+    """The settings of a run: those given over the defaults, or those of the run that is resumed,
+    which may not be contradicted."""
     if not resume:
         require(
             not (folder / "card.json").exists(),
@@ -919,7 +940,8 @@ def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
 
 
 def make_network(s: dict, process: LinearSDE, channels: int, classes: int) -> nn.Module:
-    "The network of a dictionary of `SETTINGS`: a new one, or that of the checkpoint `init`, to be trained on."
+    """The network of a dictionary of `SETTINGS`: a new one, or that of the checkpoint `init`, to be
+    trained on."""
     if s.get("init"):
         return networks.load(s["init"]).network.requires_grad_(True)
     require(
@@ -976,7 +998,8 @@ def main(
     argv: list | None = None,  # of the command line
     make=None,  # the kind of trainer; None: `Trainer`, or under torchrun that of chapter 17
 ) -> int:
-    "`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that cannot be, 1 for a run that failed."
+    """`compsamp_train`: train, save, resume; 0 at the end, 130 after Ctrl-C, 2 for settings that
+    cannot be, 1 for a run that failed."""
     if make is None and os.environ.get("WORLD_SIZE", "1") != "1":
         return importlib.import_module("compsamp.processes").train(argv)
     given = vars(parser().parse_args(argv))

@@ -88,7 +88,8 @@ def look_up(
     table: dict,  # name: class, or functools.partial of one
     argument: str,  # what the error message calls it
 ):
-    "The object that one word of a table names; ValueError if there is none, or its settings do not fit."
+    """The object that one word of a table names; ValueError if there is none, or its settings do
+    not fit."""
     require(isinstance(text, str), argument, text, "text, as in 'ddim:eta=1'", TypeError)
     name, _, rest = text.strip().partition(":")
     name = name.lower()
@@ -130,7 +131,8 @@ def spell_value(value) -> str:
 
 
 def spell_word(thing, table: dict, argument: str) -> str:
-    "The shortest word that `look_up` turns into this object again: settings only where they are not the usual ones."
+    """The shortest word that `look_up` turns into this object again: settings only where they are
+    not the usual ones."""
     words = []
     for name, make in table.items():
         if type(thing) is not getattr(make, "func", make):
@@ -172,7 +174,8 @@ def parse_objective(text: str):
 
 # %% ../nbs/20_zoo.ipynb #1bbdaef4
 def find_process(card: dict) -> LinearSDE:
-    "The process that a card names, with its numbers; ValueError for one that is not in `PROCESSES`."
+    """The process that a card names, with its numbers; ValueError for one that is not in
+    `PROCESSES`."""
     classes = {kind.__name__: kind for kind in PROCESSES.values()}
     settings = dict(card)
     name = str(settings.pop("name", None))
@@ -247,7 +250,8 @@ def load_guide(name: str | Path, device: str | None = "cpu") -> inpainting.Noisy
 # %% ../nbs/20_zoo.ipynb #df74b3d2
 @dataclass(frozen=True)
 class SamplingSpec:
-    "Sampler, grid, restarts, module and guidance as one value; `str` gives the text that `parse` reads."
+    """Sampler, grid, restarts, module and guidance as one value; `str` gives the text that `parse`
+    reads."""
 
     sampler: Sampler
     schedule: str = (

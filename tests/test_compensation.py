@@ -1,4 +1,5 @@
-"Compensation: the weights, the wrapper's contract, modules and their cards, the objectives, the command, bad input."
+"""Compensation: the weights, the wrapper's contract, modules and their cards, the objectives, the
+command, bad input."""
 
 import inspect
 import json
@@ -475,7 +476,8 @@ def test_objective_one_step(tiny, tmp_path):
 
 
 def test_objective_persistent():
-    "Every place walks down the grid with its picture, and takes a new one at the end; a second network has states of its own."
+    """Every place walks down the grid with its picture, and takes a new one at the end; a second
+    network has states of its own."""
     o = Compensation("persistent", 4)
     toy = Toy()
     other = Toy()
@@ -658,7 +660,8 @@ def test_larger_is_compensation_built_in(tiny):
 
 
 def test_arms(tmp_path):
-    "Cells of every kind; an arm taken up again from its first mark goes on bit for bit; finished cells are not drawn again."
+    """Cells of every kind; an arm taken up again from its first mark goes on bit for bit; finished
+    cells are not drawn again."""
     np.savez(
         tmp_path / "some.npz",
         images=data.embedded(64)[0].numpy(),

@@ -1,4 +1,5 @@
-"Files as they come: layouts, damage, downloads from a server of our own, and the package's pictures."
+"""Files as they come: layouts, damage, downloads from a server of our own, and the package's
+pictures."""
 
 import gzip
 import hashlib

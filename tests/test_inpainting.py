@@ -1,4 +1,5 @@
-"Inpainting: masks, replacement against its law and against a loop written out here, the conditional network, guidance, the shell, bad input."
+"""Inpainting: masks, replacement against its law and against a loop written out here, the
+conditional network, guidance, the shell, bad input."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"Momentum and its integrators: every step against a plain one written out here, orders, cost, seeds, bad input."
+"""Momentum and its integrators: every step against a plain one written out here, orders, cost,
+seeds, bad input."""
 
 import math
 
@@ -329,7 +330,8 @@ def conj(lam, shape, freeze):
 
 
 def letter(q, z, e, name, u, v, c, lam=0.0, shape="I", freeze="eps", net=None):
-    "One letter of a conjugate splitting, from time u down to v: its row of the flow, everything but eps (or v) exactly."
+    """One letter of a conjugate splitting, from time u down to v: its row of the flow, everything
+    but eps (or v) exactly."""
     p = q.p
     row = np.diag([1.0, 0.0] if name == "A" else [0.0, 1.0])
     B = row @ (lam * (np.eye(2) if shape == "I" else np.ones((2, 2))))
@@ -480,7 +482,8 @@ def test_order_of_flows(s, p, truth):
 
 
 def test_second_half_of_rvv_is_worth_its_time():
-    "The momentum's local error: RVV at least 20 times below NVV at h = 0.005, and only because its last score is taken at the step's end."
+    """The momentum's local error: RVV at least 20 times below NVV at h = 0.005, and only because
+    its last score is taken at the step's end."""
     p = PSLD()
     d = WIDE.denoiser(p)
     z = p.perturb(WIDE.sample(64, seed=3), 0.5, Noise(5, 64, (4,), dtype=torch.float64)())
@@ -517,7 +520,8 @@ class Unit:
 
 
 def covariance_error(s, p, n, v=0.25):
-    "The result's covariance minus the exact one, for Gaussian data of variance v: every run is an affine map of its start and draws."
+    """The result's covariance minus the exact one, for Gaussian data of variance v: every run is an
+    affine map of its start and draws."""
     t = span(n)
     rows = 3 + 2 * s.draws * n
     z = torch.zeros(rows, 2, dtype=torch.float64)
@@ -547,7 +551,8 @@ def test_lam_s_is_a_bias_that_stays():
 
 
 def test_published_second_half_differs_for_a_linear_rate():
-    "The published code takes the second half over the first half's interval: the same at a constant rate, far off in ten steps of a linear one."
+    """The published code takes the second half over the first half's interval: the same at a
+    constant rate, far off in ten steps of a linear one."""
 
     class Slip(SSCS):
         def prepare(self, process, times):

@@ -14,7 +14,7 @@ from conftest import ROOT, missing
 
 from compsamp import interop, load
 from compsamp.core import Noise
-from compsamp.forward import CosineVP, EDM, VP, discrete_betas, discrete_times, integrate_moments
+from compsamp.forward import EDM, VP, CosineVP, discrete_betas, discrete_times, integrate_moments
 from compsamp.interop import (
     Flow,
     ResumableWalk,

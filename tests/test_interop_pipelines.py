@@ -448,7 +448,12 @@ def test_our_network_in_their_pipeline(d):
 
 def test_a_module_for_a_foreign_network(d, tmp_path):
     "Fitted, wrapped, read back; refused for a network with another table."
-    from compsamp.compensation import Compensated, ModuleObjective, fit_timewise_scaling, load_module, save_module
+    from compsamp.compensation import (
+        Compensated,
+        ModuleObjective,
+        load_module,
+        save_module,
+    )
 
     net = T.unet(d)
     denoiser = from_diffusers(net, d.DDPMScheduler(clip_sample=False, **BETAS))

@@ -113,7 +113,9 @@ def pictures(name: str, row: str) -> np.ndarray:
     "Pictures of a row at ten evaluations."
     text, kind = row.split("@")
     denoiser, sampler = network(name), parse_sampler(text)
-    return draw(denoiser, sampler, grid(denoiser.process, points_for_budget(sampler, EVALUATIONS), kind))
+    return draw(
+        denoiser, sampler, grid(denoiser.process, points_for_budget(sampler, EVALUATIONS), kind)
+    )
 
 
 def restart_walk() -> np.ndarray:

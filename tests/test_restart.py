@@ -1,4 +1,5 @@
-"Restart: against a plain one written out here, the price, the change of variables, every process and solver, bad input."
+"""Restart: against a plain one written out here, the price, the change of variables, every process
+and solver, bad input."""
 
 import math
 import warnings
@@ -57,7 +58,8 @@ def karras(hi, lo, n):
 
 
 def plain(x, main, intervals, noise, s_noise=1.0):
-    "The algorithm as the paper prints it, for EDM: x at sigma, Heun inside and outside, t_min snapped to the main grid."
+    """The algorithm as the paper prints it, for EDM: x at sigma, Heun inside and outside, t_min
+    snapped to the main grid."""
 
     def heun(x, t, s):
         d = toy(x, t)
@@ -98,7 +100,8 @@ def test_against_the_plain_algorithm(s_noise):
 
 
 def test_change_of_variables():
-    "VP and EDM are one process in another scale: DDIM with Restart there is Euler with Restart here, draw by draw."
+    """VP and EDM are one process in another scale: DDIM with Restart there is Euler with Restart
+    here, draw by draw."""
     p, q = VP(), EDM()
     d = MIX.denoiser(p)
     e = MIX.denoiser(q)
@@ -193,7 +196,8 @@ SOLVERS = [
     "s, p", [(s, p) for s in SOLVERS for p in PROCESSES if s.k in (None, p.k)], ids=str
 )
 def test_every_process_and_solver(s, p):
-    "Gaussian data: a fine run with Restart ends on the data's mean and spread; cost and seeds hold."
+    """Gaussian data: a fine run with Restart ends on the data's mean and spread; cost and seeds
+    hold."""
     if getattr(s, "lam", 0):
         s = replace(s, lam=s.lam / p.T)
     d = GaussianMixture([[0.4]], [[[0.09]]]).denoiser(p)

@@ -1,4 +1,5 @@
-"The skip-step losses against plain numpy, the factor kappa, the objective and --init in the shell, and the experiment's runner."
+"""The skip-step losses against plain numpy, the factor kappa, the objective and --init in the
+shell, and the experiment's runner."""
 
 import json
 import math

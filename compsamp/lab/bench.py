@@ -58,7 +58,8 @@ class ZeroNetwork(nn.Module):
 
 
 def trajectory(sampler, batch: int, evals: int = 40, process=None) -> tuple:
-    "A function that runs one trajectory of about `evals` evaluations around a zero network, and how many it makes."
+    """A function that runs one trajectory of about `evals` evaluations around a zero network, and
+    how many it makes."""
     process = process or VP()
     points = max(2, sampling.points_for_budget(sampler, evals))
     shape = (process.k, 28, 28)
@@ -76,7 +77,8 @@ def trajectory(sampler, batch: int, evals: int = 40, process=None) -> tuple:
 
 
 def driver_cost(samplers: dict, batch: int, rounds: int = 15) -> dict:
-    "Median microseconds per evaluation of each sampler's own work, in turns; those with momentum run on PSLD."
+    """Median microseconds per evaluation of each sampler's own work, in turns; those with momentum
+    run on PSLD."""
     runs = {}
     for name, sampler in samplers.items():
         runs[name] = trajectory(sampler, batch, process=PSLD() if sampler.k == 2 else None)
@@ -166,7 +168,8 @@ def in_fresh_process(code: str, *args: str) -> str:
 
 
 def memory_growth(steps: int, how: str = "states") -> float:
-    "Megabytes gained by a run of `steps` steps at batch 256; `how`: iterate 'states' or call 'sample'. Linux only."
+    """Megabytes gained by a run of `steps` steps at batch 256; `how`: iterate 'states' or call
+    'sample'. Linux only."""
     require(how in ("states", "sample"), "how", how, "'states' or 'sample'")
     return float(in_fresh_process(MEMORY_PROBE, str(steps), how))
 
@@ -214,7 +217,8 @@ def bench(
     quick: bool = False,  # fewer rounds
     json: Path | None = None,  # write the figures here too: a new file
 ) -> int:
-    "What the frame itself costs, as ratios from interleaved runs; exit code 1 if a limit is broken."
+    """What the frame itself costs, as ratios from interleaved runs; exit code 1 if a limit is
+    broken."""
     if json is not None:
         require_output(json, "json", (".json",))
         allowed = "a new file: figures of two runs are not mixed"

@@ -111,7 +111,8 @@ def compensation_experiment(
     device: str = "cpu",  # cpu, cuda, mps
     out: Path = Path("compensation.json"),  # the file of results
 ):
-    "Train modules for a network, or networks beside modules, and measure DDIM with them; what is finished is kept."
+    """Train modules for a network, or networks beside modules, and measure DDIM with them; what is
+    finished is kept."""
     settings = dict(locals())
     check_compensation(settings)
     require_output(out, "out", (".json",))
@@ -216,7 +217,8 @@ class ModuleRun(CompensationRun):
             self.results.fill(keys, one, module_line)
 
     def train_module(self, pairs: str, epochs: float, seed: int) -> Path:
-        "Train a module in its folder, or go on with it; KeyboardInterrupt if Ctrl-C ended it (saved)."
+        """Train a module in its folder, or go on with it; KeyboardInterrupt if Ctrl-C ended it
+        (saved)."""
         s, denoiser = self.settings, self.denoiser
         folder = Path(s["folder"]) / f"{pairs}-{epochs:g}-seed{seed}"
         main = denoiser.bind(amp=s["amp"] and training.fast_bf16(denoiser.device))
@@ -323,7 +325,8 @@ class ArmRun(CompensationRun):
         )
 
     def train_arm(self, name: str, seed: int):
-        "Train an arm from mark to mark; yields (step, denoiser, module or None) at each, saved there."
+        """Train an arm from mark to mark; yields (step, denoiser, module or None) at each, saved
+        there."""
         arm, folder = COMPENSATION_ARMS[name], self.folder(name, seed)
         main, module = folder / "main", folder / "module"
         begun = (main / "card.json").exists()
@@ -349,7 +352,8 @@ class ArmRun(CompensationRun):
             yield stop, trainer.denoiser(), held
 
     def first_module(self, denoiser, arm: CompensationArm, seed: int, folder: Path):
-        "Train a module on a network's estimates at true states, for as many steps as the network has had."
+        """Train a module on a network's estimates at true states, for as many steps as the network
+        has had."""
         module = compensation.light_module(denoiser, seed=seed)
         first = self.settings["first"]
         trainer = training.Trainer(
@@ -383,7 +387,8 @@ def step_ratios(
     rival: str,  # whose end it must reach
     budget: int = 20,  # of DDIM
 ) -> list:
-    "Per seed, how many times fewer steps an arm needs to be where its rival ends (log-linear between marks); 0: it does not get there."
+    """Per seed, how many times fewer steps an arm needs to be where its rival ends (log-linear
+    between marks); 0: it does not get there."""
     ratios = []
     for seed in sorted({cell["seed"] for cell in cells}):
         ours = quality_by_step(cells, arm, seed, budget)

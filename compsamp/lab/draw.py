@@ -50,7 +50,8 @@ def draw(
 
 
 def drawing_spec(sampler: str, grid: str | None, restart: list, guidance: float) -> SamplingSpec:
-    "One spec from a sampler's text and the options that may stand beside it; nothing may be said twice."
+    """One spec from a sampler's text and the options that may stand beside it; nothing may be said
+    twice."""
     spec = SamplingSpec.parse(sampler)
     require(grid is None or "@" not in sampler, "grid", grid, f"not given: {sampler!r} has one")
     require(not restart or not spec.restarts, "restart", restart, f"not given: {sampler!r} has one")
@@ -87,7 +88,8 @@ def check_drawing(spec, steps, nfe, n, seed, batch, label):
 
 
 def draw_one(spec: SamplingSpec, settings: dict, command: str, device, sample):
-    "Load, draw, save and report; `sample` is `sampling.sample`, or what several processes do together."
+    """Load, draw, save and report; `sample` is `sampling.sample`, or what several processes do
+    together."""
     denoiser = zoo.load(settings["checkpoint"], device, amp=settings["amp"])
     n, label = settings["n"], settings["label"]
     labels = torch.tensor([label[i % len(label)] for i in range(n)]) if label else None
@@ -117,7 +119,8 @@ def save_samples(
     x: torch.Tensor,  # pictures `(n, C, H, W)` in [-1, 1]
     **facts,  # what an npz says beside the pictures
 ):
-    "Pictures as a PNG sheet, or with the facts about them as npz, whichever the name says; atomically."
+    """Pictures as a PNG sheet, or with the facts about them as npz, whichever the name says;
+    atomically."""
     if path.suffix == ".png":
         return save_png(path, x)
     with atomic(path) as temporary, open(temporary, "wb") as file:

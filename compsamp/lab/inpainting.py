@@ -128,7 +128,8 @@ def restore_one(settings: dict):
 
 
 def measure_inpainting(settings: dict):
-    "Damage of all kinds in turn, every method at one budget with the same seeds, into a results file."
+    """Damage of all kinds in turn, every method at one budget with the same seeds, into a results
+    file."""
     n = settings["measure"]
     require(n >= 128, "measure", n, "at least 128 pictures")
     require_output(settings["out"], "out", (".json",))

@@ -51,7 +51,8 @@ def measure(
     amp: bool = False,  # run the network in bfloat16
     out: Path = Path("measure.json"),  # the file of results
 ):
-    "Measure rows of samplers with many pictures; what is finished is kept, and the same command goes on."
+    """Measure rows of samplers with many pictures; what is finished is kept, and the same command
+    goes on."""
     check_measure(rows, n, seeds, nfe, guidance, labels)
     require_output(out, "out", (".json",))
     settings = dict(locals())
@@ -107,7 +108,8 @@ def measured_line(cell: dict) -> str:
 
 # %% ../../nbs/lab_measure.ipynb #d0a2ecfb
 def shipped_results(denoiser, path: Path | None = None) -> dict:
-    "Mean and spread over seeds of the results that come with the package, per (row, budget); ValueError for other weights."
+    """Mean and spread over seeds of the results that come with the package, per (row, budget);
+    ValueError for other weights."""
     path = path or Path(metrics.__file__).parent / "results/demo.json"
     require(
         path.exists(), "results", str(path), "a file that compsamp_measure wrote", FileNotFoundError

@@ -84,7 +84,8 @@ def skipstep_experiment(
     device: str = "cpu",  # cpu, cuda, mps
     out: Path = Path("skipstep.json"),  # the file of results
 ):
-    "Fine-tune a network under each arm at equal network evaluations and measure it; what is finished is kept."
+    """Fine-tune a network under each arm at equal network evaluations and measure it; what is
+    finished is kept."""
     settings = dict(locals())
     check_skipstep(settings)
     require_output(out, "out", (".json",))
@@ -146,7 +147,8 @@ class SkipRun:
         return (name, seed) in done
 
     def train(self, arm: SkipArm, seed: int):
-        "Fine-tune an arm in its folder, or go on with it; KeyboardInterrupt if Ctrl-C ended it (saved)."
+        """Fine-tune an arm in its folder, or go on with it; KeyboardInterrupt if Ctrl-C ended it
+        (saved)."""
         if arm.objective is None or self.trained(arm, seed):
             return
         s, folder = self.settings, self.folder(arm, seed)
@@ -229,7 +231,8 @@ def answer_slopes(
     plain,  # another, of the same process
     x: Tensor,  # pictures `(n, C, H, W)` in [-1, 1]
 ) -> list:
-    "Per time of `COMPARED_AT` the slope of one network's eps against the other's: kappa, if that is all a training did."
+    """Per time of `COMPARED_AT` the slope of one network's eps against the other's: kappa, if that
+    is all a training did."""
     process = denoiser.process
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(len(x), process.k * x.shape[1], *x.shape[2:], generator=generator)

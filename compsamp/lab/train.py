@@ -80,7 +80,8 @@ def train(
 
 
 def begin_run(given: dict, folder: Path, resume: bool, device, compile: bool, make) -> tuple:
-    "The trainer of a run, new or resumed, and its settings; everything that can be wrong is found here."
+    """The trainer of a run, new or resumed, and its settings; everything that can be wrong is found
+    here."""
     settings = settle_settings(given, folder, resume)
     start = dict(settings)
     if resume and settings["init"]:
@@ -116,7 +117,8 @@ def settle_settings(given: dict, folder: Path, resume: bool) -> dict:
 
 
 def inherited_settings(given: dict) -> dict:
-    "The settings that the checkpoint given['init'] fixes; ValueError if the others contradict them."
+    """The settings that the checkpoint given['init'] fixes; ValueError if the others contradict
+    them."""
     card = zoo.load(given["init"]).card
     config = card["network"]["config"]
     fixed = {

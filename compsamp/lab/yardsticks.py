@@ -27,7 +27,8 @@ from torch import Tensor
 
 import compsamp
 from .. import metrics
-from ..core import atomic, blocks, check_same, f64, require, write_json
+from ..experiment import Results
+from ..core import atomic, blocks, f64, require
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
 from ..networks import DenoiserWrapper, load
@@ -843,10 +844,7 @@ def measure(
 ) -> dict:
     "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
-    data = dict(setup=setup, cells={})
-    if Path(path).exists():
-        data = json.loads(Path(path).read_text())
-        check_same("path", path, data["setup"], setup)
+    results = Results(path, setup)
     mixture, process = load_mixture(), VP()
     exact = mixture.denoiser(process)
     wrong = SmoothError(mixture.denoiser(process), 0.1)
@@ -858,14 +856,14 @@ def measure(
     tasks |= score_tasks("score", exact, mixture, budgets, seeds, n)
     tasks |= score_tasks("score with error", wrong, mixture, budgets[1:2], seeds, n)
     for key, task in tasks.items():
-        if key in data["cells"] or not key.startswith(only):
+        if results.where(key=key) or not key.startswith(only):
             continue
         began = time.process_time()
-        data["cells"][key] = task()
-        data["cells"][key]["seconds"] = round(time.process_time() - began, 1)
-        write_json(path, data)
-        print(key, data["cells"][key], flush=True)
-    return data
+        found = task()
+        seconds = round(time.process_time() - began, 1)
+        results.add(key=key, **found | {"seconds": seconds})
+        print(key, found, flush=True)
+    return {cell["key"]: cell for cell in results.cells}
 
 # %% ../../nbs/lab_yardsticks.ipynb #a361dd56
 #| code-fold: true
