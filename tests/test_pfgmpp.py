@@ -10,25 +10,25 @@ from scipy import stats
 
 from compsamp.core import Noise, f64
 from compsamp.forward import EDM, VP
+from compsamp.lab.pfgmpp import measure_restart, paired_interval
 from compsamp.mixtures import GaussianMixture
 from compsamp.networks import PredictEDM, UNet, process_card, save, shipped_networks
-from compsamp.zoo import find_process, load
 from compsamp.pfgmpp import (
-    ARMS,
+    RESTART_ARMS,
     PFGMpp,
     PFGMppStudent,
     PointsDenoiser,
     cosine,
     measure_restart,
     paired_interval,
-    route_of,
+    restart_arm,
     stretched,
     student_radius,
 )
 from compsamp.psld import PSLD
 from compsamp.sampling import EDMHeun, grid, nfe, sample, states
 from compsamp.training import Epsilon, StepRandom, Trainer, Velocity, preview
-from compsamp.zoo import parse_process, process_text
+from compsamp.zoo import find_process, load, parse_process, process_text
 
 CLOUD = f64([[-1.0, 0.0], [1.0, 0.5], [0.2, -0.8]])
 SHARE = f64([0.5, 0.3, 0.2])
@@ -228,18 +228,18 @@ def test_heun_has_order_two(D):
     assert 1.7 < math.log2(error[0] / error[1]) < 2.4
 
 
-@pytest.mark.parametrize("arm, promised", list(zip(ARMS, (35, 43, 43, 43))))
+@pytest.mark.parametrize("arm, promised", list(zip(RESTART_ARMS, (35, 43, 43, 43))))
 def test_routes_cost_what_the_paper_says(arm, promised):
     kind = PFGMppStudent if arm.endswith("student") else PFGMpp
     exact = PointsDenoiser(torch.rand(5, 1, 4, 4) * 2 - 1, kind(64))
-    route = route_of(arm, exact.process)
+    route = restart_arm(arm, exact.process)
     assert nfe(EDMHeun(), route) == promised
     whole = sample(EDMHeun(), exact, route, n=6, seed=4)
     parts = sample(EDMHeun(), exact, route, n=6, seed=4, batch=2)
     assert whole.nfe == promised and torch.allclose(whole.x, parts.x, atol=1e-5)
     assert float(torch.cdist(whole.x.flatten(1).double(), exact.points).min(1).values.max()) < 1e-2
     with pytest.raises(ValueError, match="arm"):
-        route_of("none", exact.process)
+        restart_arm("none", exact.process)
 
 
 def tiny(D=8):
@@ -270,7 +270,7 @@ def test_training_runs_and_comes_back(objective, tmp_path):
 
 
 def test_the_long_run_goes_on(tmp_path, monkeypatch):
-    import compsamp.pfgmpp as room
+    import compsamp.lab.pfgmpp as room
 
     def short(arm, process):
         return grid(process, 2, "karras")
@@ -278,11 +278,11 @@ def test_the_long_run_goes_on(tmp_path, monkeypatch):
     network = dict(kind="UNet", predicts="edm", config=tiny().config)
     card = dict(process=process_card(PFGMpp(8)), network=network, shape=[1, 28, 28])
     save(tmp_path / "small", tiny(), card)
-    monkeypatch.setattr(room, "route_of", short)
+    monkeypatch.setattr(room, "restart_arm", short)
     out = tmp_path / "found.json"
     measure_restart(out, tmp_path / "small", seeds=1, n=128)
     first = json.loads(out.read_text())
-    assert {c["arm"] for c in first["cells"]} == set(ARMS) and first["command"]
+    assert {c["arm"] for c in first["cells"]} == set(RESTART_ARMS) and first["command"]
     measure_restart(out, tmp_path / "small", seeds=1, n=128)
     assert json.loads(out.read_text()) == first
     with pytest.raises(ValueError, match="out"):
