@@ -16,7 +16,6 @@ import inspect
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -509,7 +508,7 @@ def check_state(
 
 
 def check_channels(network, process: LinearSDE, C: int):
-    "ValueError unless the network sees k C channels and answers them; CLD's momentum alone will do."
+    "ValueError unless the network sees k C channels and answers them (CLD: or the momentum's)."
     want = process.k * C
     require(network.channels == want, "network.channels", network.channels, f"k*C = {want}")
     out = getattr(network, "channels_out", network.channels)
@@ -588,7 +587,7 @@ def process_card(process: LinearSDE) -> dict:
 
 
 def inner_network(network: nn.Module) -> nn.Module:
-    "The network whose weights are saved: that inside a wrapper, if the wrapper has no weights of its own."
+    "The network whose weights are saved: that inside a wrapper without weights of its own."
     net = getattr(network, "net", None)
     if not isinstance(net, nn.Module) or len(net.state_dict()) != len(network.state_dict()):
         return network
@@ -617,7 +616,7 @@ def network_differences(
     said: dict,  # `network` of a card
     network: nn.Module,
 ) -> dict:  # what differs, (card, network); {} if they agree
-    "In what a network is another than the one a card describes; what an old card leaves out is as usual."
+    "In what a network differs from a card; what an old card leaves out is as usual."
     has = network_card(network)
     parameters = inspect.signature(type(inner_network(network)).__init__).parameters
     usual = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
@@ -635,10 +634,9 @@ MOST_PARAMETERS = 500_000_000  # that a card may ask for
 
 
 def check_config(config):
-    "ValueError unless the sizes are a few plain numbers, and lists of at most 16 of them."
-    require(
-        isinstance(config, dict) and len(config) <= 32, "network.config", str(config)[:80], "sizes"
-    )
+    "ValueError unless the sizes are plain numbers, or lists of at most 16 of them."
+    ok = isinstance(config, dict) and len(config) <= 32
+    require(ok, "network.config", str(config)[:80], "at most 32 sizes by name")
     for name, value in config.items():
         values = value if isinstance(value, list | tuple) else [value]
         plain = all(v is None or isinstance(v, bool | int | float) for v in values)
@@ -749,7 +747,7 @@ def read_card(
     path = folder / "card.json"
     allowed = f"a folder with card.json, or one of {shipped_networks()}"
     if (folder / "model_index.json").is_file() or (folder / "config.json").is_file():
-        allowed = "a checkpoint of this package; for a folder of diffusers there is interop.from_diffusers"
+        allowed = "a checkpoint of this package; interop.from_diffusers reads a folder of diffusers"
     require(path.is_file(), "checkpoint", str(folder), allowed, FileNotFoundError)
     require(path.stat().st_size < 2**24, "card", str(path), "a file of less than 16 MB")
 

@@ -66,7 +66,7 @@ def draw_times(
     process: LinearSDE,
     u: Tensor,  # uniform numbers in [0, 1), float64 `(B,)`
 ) -> Tensor:  # `(B,)`
-    "Training times: uniform in t; for EDM its log-normal noise level (Karras et al. 2022, Table 1)."
+    "Training times: uniform in t; EDM's log-normal noise level (Karras et al. 2022, Table 1)."
     if isinstance(process, forward.EDM):
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-9, 1 - 1e-9) - 1)
         return torch.exp(1.2 * normal - 1.2).clamp(process.eps, process.T)
