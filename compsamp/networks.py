@@ -688,7 +688,7 @@ def save(
     card: dict,  # at least process, network and shape
     half: bool = False,  # store float16: half the size, three digits
 ):
-    "Write a checkpoint folder: the weights first, then the card with their SHA-256, each atomically."
+    "Write a checkpoint folder: the weights, then the card with their SHA-256, each atomically."
     state = inner_network(network).state_dict()
     if half:
         state = {n: v.half() if v.is_floating_point() else v for n, v in state.items()}
@@ -867,7 +867,7 @@ def fill_weights(
 #| code-fold: true
 #| code-summary: "DenoiserWrapper"
 class DenoiserWrapper(NoisePredictor):
-    "A denoiser around another, `inner`, with another `predict`; all else is as the inner one has it."
+    "A denoiser around another, `inner`, with another `predict`; all else is as inside."
 
     def __init__(self, inner: NoisePredictor):
         super().__init__(inner.process)

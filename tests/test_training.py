@@ -655,7 +655,7 @@ BAD_DATA = {
     "labels = 9": lambda x, y: (x, y[:9]),
     "labels": lambda x, y: (x, y + 5),
     "labels = .*shape": lambda x, y: (x, torch.eye(10)[y]),
-    "labels = .b": lambda x, y: (x, ["boot"] * len(x)),
+    "labels = ..boot": lambda x, y: (x, ["boot"] * len(x)),
     "channels": lambda x, y: (x.repeat(1, 3, 1, 1), y),
     "batch": lambda x, y: (x[:3], y[:3]),
 }
