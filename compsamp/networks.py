@@ -4,7 +4,7 @@
 __all__ = ['PARAMETRISATIONS', 'MOST_PARAMETERS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet',
            'count_parameters', 'network_time', 'Parametrised', 'preconditioning', 'PredictX0', 'PredictV', 'PredictEDM',
            'Denoiser', 'check_state', 'check_channels', 'class_numbers', 'check_labels', 'guided_noise',
-           'clipped_noise', 'process_card', 'inner_network', 'network_card', 'network_differences', 'check_config',
+           'clipped_noise', 'process_card', 'inner_network', 'network_card', 'network_differences', 'check_card_sizes',
            'construct_network', 'file_hash', 'save_tensors', 'save', 'weights_hash', 'asset_path', 'shipped_networks',
            'checkpoint_folder', 'read_card', 'check_card', 'known_hash', 'read_tensors', 'tensor_kind', 'check_tensors',
            'fill_weights', 'DenoiserWrapper']
@@ -633,7 +633,7 @@ def network_differences(
 MOST_PARAMETERS = 500_000_000  # that a card may ask for
 
 
-def check_config(config):
+def check_card_sizes(config):
     "ValueError unless the sizes are plain numbers, or lists of at most 16 of them."
     ok = isinstance(config, dict) and len(config) <= 32
     require(ok, "network.config", str(config)[:80], "at most 32 sizes by name")
@@ -648,7 +648,7 @@ def check_config(config):
 def construct_network(cls, spec: dict) -> nn.Module:
     "A network of a class, of the sizes that a card's `network` says, with fresh weights."
     config = spec.get("config")
-    check_config(config)
+    check_card_sizes(config)
     settings = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
     try:
         with torch.device("meta"):  # shapes without memory
