@@ -167,8 +167,9 @@ class UNet(nn.Module):
         self.inp = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         kept = self.make_down()
         bottom = width * mults[-1]
+        first = self.make_block(bottom, bottom)
         attend = Attention(bottom)
-        first, last = self.make_block(bottom, bottom), self.make_block(bottom, bottom)
+        last = self.make_block(bottom, bottom)
         self.mid = nn.ModuleList([first, attend, last])
         self.make_up(kept)
         self.norm = nn.GroupNorm(8, width * mults[0])
