@@ -51,12 +51,12 @@ STOREYS = (
             "pfgmpp",
         ),
     ),
-    Storey("Doors", ("interop", "distributed", "zoo")),
+    Storey("Doors", ("interop", "distributed", "planner", "zoo")),
     Storey(
         "Laboratory",
         (
             "experiment",
-            "lab.planner",
+            "lab.restart",
             "lab.measure",
             "lab.compensation",
             "lab.skipstep",
