@@ -71,7 +71,7 @@ def snap(
     return index
 
 
-SNAP_WARNS_ABOVE = 0.2  # relative change of the noise-to-signal ratio
+SNAP_WARNS_ABOVE = 0.3  # change of the noise-to-signal ratio; the paper's own go up to 0.25
 
 
 def warn_if_snapped_far(process: LinearSDE, interval: RestartInterval, start: float):
