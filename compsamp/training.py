@@ -658,7 +658,7 @@ def preview(
     for t, s in zip(times.tolist(), times[1:].tolist()):
         e = denoiser.eps(z, t)
         if p.k == 1:
-            z = p.perturb(denoiser.data_from(z, e, t), s, e)
+            z = perturb_on_device(p, denoiser.data_from(z, e, t), s, e)
             continue
         pull = p.G(t) @ p.G(t).mT @ torch.linalg.inv(p.factor(t)).mT / 2
         z = z - (t - s) * (mix(p.F(t), z) + mix(pull, e))

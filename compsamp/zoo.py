@@ -350,11 +350,11 @@ class SamplingSpec:
         ups = self.intervals(process)
         require((nfe is None) != (points is None), "nfe, points", (nfe, points), "one of the two")
         if points is None:
-            points = sampling.main_points(self.sampler, nfe, ups, evals)
+            points = restart.points_after_restarts(self.sampler, nfe, ups, evals)
         ends = {"bottom": self.low, "top": self.high}
         ends = {n: float(process.time(ratio)) for n, ratio in ends.items() if ratio is not None}
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
-        return restart.restart(process, times, ups, kind=self.schedule) if ups else times
+        return restart.route_of(process, times, ups, self.schedule)
 
     def denoiser(self, denoiser: NoisePredictor) -> NoisePredictor:
         "The network this spec draws with: corrected by its module, if it has one."
