@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'PAIRS', 'SHARE', 'MODULE_KINDS', 'STATES', 'ERRORS', 'COMPENSATION_OBJECTIVES', 'check_strength',
-           'weights', 'ask', 'fits', 'Compensated', 'CompensatedDDIM', 'ddim_step', 'estimate', 'ModuleObjective',
-           'LightUNet', 'light_module', 'new_card', 'price', 'save_module', 'load_module', 'with_module',
-           'TimewiseScaling', 'fit_timewise_scaling', 'Compensation', 'correction_size']
+           'weights', 'module_answer', 'check_module_card', 'Compensated', 'CompensatedDDIM', 'ddim_step', 'estimate',
+           'ModuleObjective', 'LightUNet', 'light_module', 'new_card', 'price', 'save_module', 'load_module',
+           'with_module', 'TimewiseScaling', 'fit_timewise_scaling', 'Compensation', 'correction_size']
 
 # %% ../nbs/08_compensation.ipynb #27de84b1
 import itertools
@@ -60,7 +60,7 @@ def weights(
     return q - p * (h * h - v).sqrt() / g
 
 # %% ../nbs/08_compensation.ipynb #adb415ea
-def ask(
+def module_answer(
     module,  # C(x0hat, 1000 t): the light network, or any function
     x: Tensor,  # estimates of the picture `(B, C, ...)`
     t,
@@ -76,7 +76,7 @@ def ask(
     return y
 
 
-def fits(
+def check_module_card(
     card: dict,  # of a module; {} for a function without one
     process: LinearSDE,
     shape,
@@ -109,7 +109,7 @@ class Compensated(networks.DenoiserWrapper):
         super().__init__(denoiser)
         check_strength(strength)
         require(callable(module), "module", module, "a network or a function", TypeError)
-        fits(getattr(module, "card", {}), denoiser.process, getattr(denoiser, "shape", None))
+        check_module_card(getattr(module, "card", {}), denoiser.process, getattr(denoiser, "shape", None))
         self.module = module
         self.strength = strength
 
@@ -129,7 +129,7 @@ class Compensated(networks.DenoiserWrapper):
         mu = self.process.marginal(t)[0]
         L = self.process.factor(t)
         u = torch.linalg.solve_triangular(L, mu[..., None], upper=False)[..., 0]
-        return e - mean_state(self.strength * u, ask(self.module, x, t) - x)
+        return e - mean_state(self.strength * u, module_answer(self.module, x, t) - x)
 
 # %% ../nbs/08_compensation.ipynb #28aea3c3
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class CompensatedDDIM(Sampler):
 
     def prepare(self, process, times):
         "DDIM's a, b, c; x0hat = x z + y eps; and the weight w times strength."
-        fits(getattr(self.module, "card", {}), process, None)
+        check_module_card(getattr(self.module, "card", {}), process, None)
         psi, sigma = signal_and_noise(process, times[:-1])
         w = self.strength * weights(process, times[:-1], times[1:], self.eta, self.reading)
         rows = zip(
@@ -172,7 +172,7 @@ class CompensatedDDIM(Sampler):
         new = affine(r.a, z, r.b, e)
         if self.strength:
             x = affine(r.x, z, r.y, e)
-            new = torch.add(new, ask(self.module, x, r.t) - x, alpha=r.w)
+            new = torch.add(new, module_answer(self.module, x, r.t) - x, alpha=r.w)
         return (torch.add(new, draw(), alpha=r.c) if self.eta else new), None
 
 # %% ../nbs/08_compensation.ipynb #8845b677
@@ -198,7 +198,7 @@ def ddim_step(
         return new
     x = estimate(process, z, e, t)
     return new + per_sample(strength * weights(process, t, s, 0.0, reading), z) * (
-        ask(module, x, t) - x
+        module_answer(module, x, t) - x
     )
 
 
@@ -439,7 +439,7 @@ def load_module(
     )
     m = networks.construct_network(made, card["network"])
     if denoiser is not None:
-        fits(card, denoiser.process, denoiser.shape)
+        check_module_card(card, denoiser.process, denoiser.shape)
         main = card["module"].get("main")
         require(
             main == networks.weights_hash(denoiser),
@@ -575,7 +575,7 @@ class Compensation(Velocity):
     def move(self, process, z, e, t, s):
         "A compensated step; the module goes where the states are."
         if self.loaded is not None:
-            fits(self.loaded.card, process, z.shape[1:])
+            check_module_card(self.loaded.card, process, z.shape[1:])
             self.loaded.to(z.device)
         return ddim_step(process, z, e, t, s, self.loaded, self.strength, self.reading)
 
@@ -651,5 +651,5 @@ def correction_size(
     for t, w in zip(times[:-1], weights(p, times[:-1], times[1:], 0.0, reading)):
         z = perturb_on_device(p, x0, t.expand(len(x0)), dice.normal(x0.shape))
         x = denoiser.data_from(z, denoiser.predict(z, float(t)), float(t))
-        size.append(float(w) * float((ask(module, x, float(t)) - x).square().mean().sqrt()))
+        size.append(float(w) * float((module_answer(module, x, float(t)) - x).square().mean().sqrt()))
     return torch.tensor(size, dtype=torch.float64)

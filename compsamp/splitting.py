@@ -2,34 +2,41 @@
 
 # %% auto #0
 __all__ = ['NSE', 'RSE', 'NVV', 'RVV', 'NOBA', 'ROBA', 'NBAO', 'RBAO', 'NOBAB', 'ROBAB', 'CSE', 'CVV', 'COBA',
-           'SPLITTING_SAMPLERS', 'parts', 'check_word', 'spell', 'fraction', 'euler_letter', 'noise_letter', 'multiply',
-           'check_settings', 'Splitting', 'conjugate_letter']
+           'SPLITTING_SAMPLERS', 'drift_part', 'check_word', 'group_letters', 'share_of_step', 'euler_letter',
+           'noise_letter', 'compose_letters', 'conjugate_letter', 'check_splitting', 'Splitting']
 
 # %% ../nbs/12_splitting.ipynb #ec7fde03
 from dataclasses import dataclass
 from functools import cached_property, partial
+
 import numpy as np
 import torch
 from torch import Tensor
-from .conjugate import check_damping, check_full, check_step, conjugator, damped, held
+
+from compsamp.conjugate import (
+    check_damping,
+    check_full_noise,
+    check_step_lengths,
+    conjugate_step,
+    damping_matrix,
+    v_parametrisation,
+)
 from .core import affine, f64, mix, records, require
 from .psld import PSLD
 from .sampling import Sampler
 
 # %% ../nbs/12_splitting.ipynb #06a91660
-def parts(
+def drift_part(
     process: PSLD,
     letter: str,  # 'A' or 'B'
-    noisy: bool,  # with an O in the word: eq. 2; without: eq. 1
-):
-    """The letter's drift and score matrix at rate 1, `(2, 2)`: dz = (drift z + weight s) rate |dt|,
-    backwards in time (Pandey, Rudolph and Mandt 2024; eq. 1 and 2)."""
-    g = process.gamma
-    n = process.nu
-    M = process.M
-    c = 2 if noisy else 1
-    row = f64([[1, 0], [0, 0]] if letter == "A" else [[0, 0], [0, 1]])
-    return row @ f64([[c * g, -1 / M], [1, c * n]]) / 2, row @ torch.diag(f64([g, M * n])) * c / 2
+    noisy: bool,  # with an O in the word: Eq. 2; without: Eq. 1
+):  # drift and score weight, each `(2, 2)`
+    "A letter at rate 1: dz = (drift z + weight s) beta |dt|, backwards in time (Eq. 1 and 2)."
+    friction, pull = (2 if noisy else 1), 1 / process.M
+    gamma, nu = friction * process.gamma, friction * process.nu
+    row = torch.diag(f64([1, 0] if letter == "A" else [0, 1]))
+    drift = row @ f64([[gamma, -pull], [1, nu]]) / 2
+    return drift, row @ torch.diag(f64([gamma, process.M * nu])) / 2
 
 # %% ../nbs/12_splitting.ipynb #c5e9c6e1
 def check_word(
@@ -37,156 +44,163 @@ def check_word(
     plan: str,  # 't', 's' or '-' under each
 ):
     "ValueError unless word and plan spell a sampler."
-    require(
-        isinstance(word, str) and word and set(word) <= set("ABO"),
-        "word",
-        word,
-        "letters A (position), B (momentum) and O (noise) only",
-    )
-    counts = {c: word.count(c) for c in "ABO"}
-    require(
-        all(counts[c] in (1, 2) for c in "AB") and counts["O"] <= 2,
-        "word",
-        word,
-        f"A and B once, or twice as halves; O at most twice; it has {counts}",
-    )
-    require(
-        isinstance(plan, str) and len(plan) == len(word) and set(plan) <= set("ts-"),
-        "plan",
-        plan,
-        f"one of 't', 's' and '-' for each of the {len(word)} letters of {word}",
-    )
-    require(
-        all(p == "-" for c, p in zip(word, plan) if c == "O"),
-        "plan",
-        plan,
-        f"'-' under every O of {word}: noise asks for no score",
-    )
-    first = next(p for c, p in zip(word, plan) if c != "O")
-    require(
-        first != "-",
-        "plan",
-        plan,
-        f"a 't' or 's' under the first A or B of {word}: there is no score yet to reuse",
-    )
+    is_word = isinstance(word, str) and word != "" and set(word) <= set("ABO")
+    require(is_word, "word", word, "letters A (position), B (momentum) and O (noise) only")
+    counts = {letter: word.count(letter) for letter in "ABO"}
+    often = counts["A"] in (1, 2) and counts["B"] in (1, 2) and counts["O"] <= 2
+    allowed = f"A and B once, or twice as halves; O at most twice; it has {counts}"
+    require(often, "word", word, allowed)
+    is_plan = isinstance(plan, str) and len(plan) == len(word) and set(plan) <= set("ts-")
+    allowed = f"one of 't', 's' and '-' for each of the {len(word)} letters of {word}"
+    require(is_plan, "plan", plan, allowed)
+    under_noise = [mark for letter, mark in zip(word, plan) if letter == "O"]
+    allowed = f"'-' under every O of {word}: noise asks for no score"
+    require(set(under_noise) <= {"-"}, "plan", plan, allowed)
+    under_moves = [mark for letter, mark in zip(word, plan) if letter != "O"]
+    allowed = f"a 't' or 's' under the first A or B of {word}: there is no score yet to reuse"
+    require(under_moves[0] != "-", "plan", plan, allowed)
 
 # %% ../nbs/12_splitting.ipynb #085c9617
-def spell(
-    word: str,
+def group_letters(
+    word: str,  # checked by `check_word`
     plan: str,  # checked by `check_word`
 ) -> list:  # of (rule, letters): rule 't', 's', '-' or 'O'
-    """The word as pieces: letters that share one score stand together. A letter is (name, its turn,
-    its number of turns)."""
-    turn = {c: 0 for c in "ABO"}
+    "The word as pieces that share one score; a letter is (name, its turn, its number of turns)."
+    turns = {letter: 0 for letter in "ABO"}
     pieces = []
-    for c, rule in zip(word, plan):
-        letter = (c, turn[c], word.count(c))
-        turn[c] += 1
-        if c == "O":
+    for name, mark in zip(word, plan):
+        letter = (name, turns[name], word.count(name))
+        turns[name] += 1
+        if name == "O":
             pieces.append(("O", [letter]))
-        elif rule == "-" and pieces and pieces[-1][0] != "O":
+        elif mark == "-" and pieces and pieces[-1][0] != "O":
             pieces[-1][1].append(letter)
         else:
-            pieces.append((rule, [letter]))
+            pieces.append((mark, [letter]))
     return pieces
 
 
-def fraction(
-    t: Tensor,
-    s: Tensor,  # times `(n,)`, t above s
-    turn: int,
-    of: int,  # turn 0 .. of - 1
-):
-    """Start and end of the letter's share of the step from t down to s: all of it, its first half
-    or its second."""
-    return t + (s - t) * turn / of, t + (s - t) * (turn + 1) / of
+def share_of_step(
+    t: Tensor,  # start of the step `(n,)`
+    s: Tensor,  # its end `(n,)`, below t
+    turn: int,  # which of the letter's turns, 0 .. turns - 1
+    turns: int,  # 1 or 2
+):  # start and end of the letter's share, `(n,)` each
+    "The letter's part of the step from t down to s: all of it, its first half or its second."
+    return t + (s - t) * turn / turns, t + (s - t) * (turn + 1) / turns
 
 # %% ../nbs/12_splitting.ipynb #a37827d0
 def euler_letter(
     process: PSLD,
-    letter: str,
-    noisy: bool,
-    t: Tensor,
-    s: Tensor,  # the letter's share, `(n,)` each
-    at: Tensor,  # when its score was taken, `(n,)`
-):
-    "a and b, `(n, 2, 2)`, of z <- a z + b eps: Euler's step of eq. 1 or 2, the rate integrated."
-    D, W = parts(process, letter, noisy)
+    name: str,  # 'A' or 'B'
+    noisy: bool,  # as in `drift_part`
+    t: Tensor,  # start of the letter's share `(n,)`
+    s: Tensor,  # its end `(n,)`
+    score_time: Tensor,  # when its score was taken `(n,)`
+):  # a and b, each `(n, 2, 2)`
+    "z <- a z + b eps: Euler's step of Eq. 1 or 2, with the rate integrated."
+    drift, weight = drift_part(process, name, noisy)
     b = process.integral(t, s)[:, None, None]
-    return torch.eye(2, dtype=torch.float64) + b * D, -b * W @ torch.linalg.inv(
-        process.factor(at)
-    ).mT
+    score = -torch.linalg.inv(process.factor(score_time)).mT  # the score is this times eps
+    return torch.eye(2, dtype=torch.float64) + b * drift, b * weight @ score
 
 
 def noise_letter(
     process: PSLD,
-    t: Tensor,
-    s: Tensor,  # times `(n,)`
-    lam_s: float,  # >= 0
-):
-    """a and c, `(n, 2, 2)`, of z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's
-    variance with lam_s (eq. 4)."""
-    g = process.gamma
-    n = process.nu
-    M = process.M
+    t: Tensor,  # start of the letter's share `(n,)`
+    s: Tensor,  # its end `(n,)`
+    lam_s: float,  # scales the rate of the position's noise, >= 0
+):  # a and c, each `(n, 2, 2)`
+    "z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (Eq. 4)."
     b = process.integral(t, s)
-    keep = torch.stack([torch.exp(-g * b / 2), torch.exp(-n * b / 2)], -1)
-    var = torch.stack([-torch.expm1(-lam_s * g * b), -M * torch.expm1(-n * b)], -1)
-    return torch.diag_embed(keep), torch.diag_embed(var.sqrt())
+    gamma_b, nu_b = process.gamma * b, process.nu * b
+    keep = torch.stack([torch.exp(-gamma_b / 2), torch.exp(-nu_b / 2)], -1)
+    variances = [-torch.expm1(-lam_s * gamma_b), -process.M * torch.expm1(-nu_b)]
+    return torch.diag_embed(keep), torch.diag_embed(torch.stack(variances, -1).sqrt())
 
 
-def multiply(
-    letters: list,  # of one piece of `spell`
-    t: Tensor,
-    s: Tensor,  # the step, `(n,)` each
+def compose_letters(
+    letters: list,  # of one piece of `group_letters`
+    t: Tensor,  # start of the step `(n,)`
+    s: Tensor,  # its end `(n,)`
     move,  # (name, start, end) to its a and b
-):
-    "a and b of the piece: its letters one after the other, with the same eps."
+):  # a and b, each `(n, 2, 2)`
+    "The piece as one map z <- a z + b eps: its letters one after the other, with the same eps."
     a = torch.eye(2, dtype=torch.float64).expand(len(t), 2, 2)
     b = torch.zeros(len(t), 2, 2, dtype=torch.float64)
-    for c, turn, of in letters:
-        a1, b1 = move(c, *fraction(t, s, turn, of))
-        a, b = a1 @ a, a1 @ b + b1
+    for name, turn, turns in letters:
+        start, end = share_of_step(t, s, turn, turns)
+        next_a, next_b = move(name, start, end)
+        a, b = next_a @ a, next_a @ b + next_b
     return a, b
 
+# %% ../nbs/12_splitting.ipynb #ac0e4032
+def conjugate_letter(
+    process: PSLD,
+    name: str,  # 'A' or 'B'
+    noisy: bool,  # as in `drift_part`
+    t: Tensor,  # start of the letter's share `(n,)`
+    s: Tensor,  # its end `(n,)`
+    B: Tensor,  # chapter 11's damping `(2, 2)`; its row for this letter is used
+    freeze: str,  # 'eps' or 'v': what is held
+):  # a `(n, 2, 2)` and b `(n, 2, 2)`, or `(n, 2, 1)` for a held v
+    "z <- a z + b eps (or v): the letter's linear part exactly, its row of B as in chapter 11."
+    drift, weight = drift_part(process, name, noisy)
+    own_row = B * (drift != 0).any(1, keepdim=True)
+
+    def rate(u):
+        return process.rate(u)[..., None, None]
+
+    def gain(u):  # what eps does to z
+        return -rate(u) * weight @ torch.linalg.inv(process.factor(u)).mT
+
+    def X(u):
+        linear = own_row + rate(u) * drift
+        if freeze == "eps":
+            return linear
+        return linear + gain(u) @ v_parametrisation(process, u)[0]
+
+    def W(u):
+        return gain(u) if freeze == "eps" else gain(u) @ v_parametrisation(process, u)[1]
+
+    return conjugate_step(X, W, own_row, t, s)
+
 # %% ../nbs/12_splitting.ipynb #ca01aa27
-def check_settings(
-    s,  # a `Splitting`
+def check_splitting(
+    sampler,  # a `Splitting`
 ):
-    """ValueError for a setting out of range, or one that the word or the kind of letter does not
-    use."""
-    require(0 <= s.lam_s < np.inf, "lam_s", s.lam_s, "a finite number, at least 0")
-    require(s.lam_s == 1 or "O" in s.word, "lam_s", s.lam_s, f"1: there is no O in {s.word}")
-    check_damping(s)
-    for n, plain in (("lam", 0), ("freeze", "eps")):
-        require(
-            s.conjugate or getattr(s, n) == plain, n, getattr(s, n), f"{plain}, or conjugate=True"
-        )
+    "ValueError for a setting out of range, or one that word or letters do not use."
+    word, lam_s = sampler.word, sampler.lam_s
+    require(0 <= lam_s < np.inf, "lam_s", lam_s, "a finite number, at least 0")
+    require(lam_s == 1 or "O" in word, "lam_s", lam_s, f"1: there is no O in {word}")
+    check_damping(sampler)
+    for name, usual in (("lam", 0), ("freeze", "eps")):
+        value = getattr(sampler, name)
+        used = sampler.conjugate or value == usual
+        require(used, name, value, f"{usual}, or conjugate=True")
 
 # %% ../nbs/12_splitting.ipynb #51c930e3
 @dataclass(frozen=True)
 class Splitting(Sampler):
-    """A word over A (position), B (momentum), O (noise), read left to right, and a plan: under each
-    letter 't' or 's' for a fresh score of the state as it stands, taken at that time, '-' for
-    the last one again. PSLD only; ValueError for anything else."""
+    "A word over A, B and O, read left to right, with a mark under each letter; PSLD only."
 
-    word: str  # as in 'BAB'; a letter that stands twice takes half of the step each time; without O, the flow
-    plan: str  # as in 't-s', as long as the word, '-' under O
+    word: str  # as in 'BAB'; a letter that stands twice takes half of the step each time
+    plan: str  # as in 't-s': a fresh score at t or at s, or '-' for the last one again
     lam_s: float = 1.0  # scales the rate of the position's noise in O, >= 0; 1 is exact
     conjugate: bool = False  # letters by chapter 11 instead of Euler's step
-    lam: float = 0.0  # then: size of B, per unit of time; h lam_max(B) < 1
+    lam: float = 0.0  # then: size of B, per unit of time; h lambda_max(B) < 1
     shape: str = "I"  # and its pattern, 'I' or 'ones'
     freeze: str = "eps"  # and what is held: 'eps', or 'v' (preconditioned)
     k = 2
 
     def __post_init__(self):
         check_word(self.word, self.plan)
-        check_settings(self)
+        check_splitting(self)
 
     @property
     def evals(self):
         "Fresh scores in the plan."
-        return sum(p in "ts" for p in self.plan)
+        return len(self.plan) - self.plan.count("-")
 
     @property
     def draws(self):
@@ -195,59 +209,61 @@ class Splitting(Sampler):
 
     @cached_property
     def pieces(self):
-        "The word as `spell` groups it."
-        return spell(self.word, self.plan)
+        "The word as `group_letters` groups it."
+        return group_letters(self.word, self.plan)
+
+    def letter_coefficients(self, process, score_time, name, t, s):
+        "a and b of one A or B; for a held v, b is written for w v, which has the shape of eps."
+        noisy = "O" in self.word
+        if not self.conjugate:
+            return euler_letter(process, name, noisy, t, s, score_time)
+        B = damping_matrix(self.lam, self.shape, 2)
+        check_step_lengths(B, t - s, self.lam)
+        a, b = conjugate_letter(process, name, noisy, t, s, B, self.freeze)
+        if self.freeze == "eps":
+            return a, b
+        return a, b @ v_parametrisation(process, score_time)[2]
 
     def prepare(self, process, times):
         "Two matrices per piece of the word; two more that turn eps into w v where v is held."
-        require(
-            isinstance(process, PSLD),
-            "process",
-            process,
-            "a PSLD: position, momentum and their rates",
-        )
+        allowed = "a PSLD: position, momentum and their rates"
+        require(isinstance(process, PSLD), "process", process, allowed)
         t, s = times[:-1], times[1:]
-        columns, at = dict(t=t, s=s), t
+        columns = {"t": t, "s": s}
+        score_time = t
         for i, (rule, letters) in enumerate(self.pieces):
-            at = columns[rule] if rule in "ts" else at
-            a, b = (
-                multiply(letters, t, s, lambda c, u, v: self.letter(process, c, u, v, at))
-                if rule != "O"
-                else noise_letter(process, *fraction(t, s, *letters[0][1:]), self.lam_s)
-            )
+            asks = rule in ("t", "s")
+            if rule == "O":
+                _, turn, turns = letters[0]
+                a, b = noise_letter(process, *share_of_step(t, s, turn, turns), self.lam_s)
+            else:
+                score_time = columns[rule] if asks else score_time
+                move = partial(self.letter_coefficients, process, score_time)
+                a, b = compose_letters(letters, t, s, move)
             columns |= {f"a{i}": a, f"b{i}": b}
-            if rule in "ts" and self.freeze == "v":
-                K, w, read = held(process, at)
-                columns |= {f"p{i}": -w @ read @ K, f"q{i}": w @ read}
+            if asks and self.freeze == "v":
+                K, w, read_v = v_parametrisation(process, score_time)
+                columns |= {f"from_z{i}": -w @ read_v @ K, f"from_eps{i}": w @ read_v}
         return records(**columns)
-
-    def letter(self, process, c, t, s, at):
-        "a and b of one A or B; the b of a held v is written for w v, which has the shape of eps."
-        if not self.conjugate:
-            return euler_letter(process, c, "O" in self.word, t, s, at)
-        B = conjugator(self.lam, self.shape, 2)
-        check_step(B, t - s, self.lam)
-        a, b = conjugate_letter(process, c, "O" in self.word, t, s, B, self.freeze)
-        return (a, b) if self.freeze == "eps" else (a, b @ held(process, at)[2])
 
     def step(self, denoiser, z, r, draw, memory):
         "Read the word: a piece is one affine map, before it one evaluation if its rule says so."
-        r = vars(r)
-        e = None
-        check_full(denoiser, self.freeze)
+        check_full_noise(denoiser, self.freeze)
+        held = None
         for i, (rule, _) in enumerate(self.pieces):
+            a, b = getattr(r, f"a{i}"), getattr(r, f"b{i}")
             if rule == "O":
-                z = mix(r[f"a{i}"], z) + mix(r[f"b{i}"], draw())
+                z = mix(a, z) + mix(b, draw())
                 continue
             if rule != "-":
-                e = denoiser.eps(z, r[rule])
-            if f"p{i}" in r:
-                e = affine(r[f"p{i}"], z, r[f"q{i}"], e)  # w v instead of eps
-            z = affine(r[f"a{i}"], z, r[f"b{i}"], e)
+                held = denoiser.eps(z, getattr(r, rule))
+                if self.freeze == "v":  # w v instead of eps
+                    held = affine(getattr(r, f"from_z{i}"), z, getattr(r, f"from_eps{i}"), held)
+            z = affine(a, z, b, held)
         return z, None
 
 # %% ../nbs/12_splitting.ipynb #6804bf79
-# deterministic: naive, reduced
+# deterministic: naive (N), reduced (R)
 NSE = partial(Splitting, "BA", "tt")
 RSE = partial(Splitting, "BA", "t-")
 NVV = partial(Splitting, "BAB", "ttt")
@@ -259,40 +275,23 @@ NBAO = partial(Splitting, "BAO", "tt-")
 RBAO = partial(Splitting, "BAO", "t--")
 NOBAB = partial(Splitting, "OBAB", "-ttt")
 ROBAB = partial(Splitting, "OBAB", "-t-s")
-CSE, CVV, COBA = (
-    partial(Splitting, w, p, conjugate=True)
-    for w, p in (("BA", "t-"), ("BAB", "t-s"), ("OBA", "-s-"))
-)
+# conjugate letters
+CSE = partial(Splitting, "BA", "t-", conjugate=True)
+CVV = partial(Splitting, "BAB", "t-s", conjugate=True)
+COBA = partial(Splitting, "OBA", "-s-", conjugate=True)
+
 SPLITTING_SAMPLERS = {
-    n.lower(): globals()[n]
-    for n in "NSE RSE NVV RVV NOBA ROBA NBAO RBAO NOBAB ROBAB CSE CVV COBA".split()
+    "nse": NSE,
+    "rse": RSE,
+    "nvv": NVV,
+    "rvv": RVV,
+    "noba": NOBA,
+    "roba": ROBA,
+    "nbao": NBAO,
+    "rbao": RBAO,
+    "nobab": NOBAB,
+    "robab": ROBAB,
+    "cse": CSE,
+    "cvv": CVV,
+    "coba": COBA,
 }
-
-# %% ../nbs/12_splitting.ipynb #ac0e4032
-def conjugate_letter(
-    process: PSLD,
-    letter: str,
-    noisy: bool,
-    t: Tensor,
-    s: Tensor,  # the letter's share, `(n,)` each
-    B: Tensor,  # `(2, 2)`; its row for this letter is used
-    freeze: str,  # 'eps' or 'v': what is held
-):
-    """a and b of z <- a z + b eps (or v): the letter's linear part exactly, its row of B as in
-    chapter 11 (Pandey et al. 2024; eq. 5)."""
-    D, W = parts(process, letter, noisy)
-    B = B * (D != 0).any(1, keepdim=True)
-
-    def rate(u):
-        return process.rate(u)[..., None, None]
-
-    # what eps does to z
-    def gain(u):
-        return -rate(u) * W @ torch.linalg.inv(process.factor(u)).mT
-
-    skip, out = (
-        (lambda u: 0.0, gain)
-        if freeze == "eps"
-        else (lambda u: gain(u) @ held(process, u)[0], lambda u: gain(u) @ held(process, u)[1])
-    )
-    return damped(lambda u: B + rate(u) * D + skip(u), out, B, t, s)

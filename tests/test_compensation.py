@@ -11,22 +11,7 @@ import torch
 
 from compsamp import data, experiment, networks, zoo
 from compsamp.commands import run_compensation as main
-from compsamp.compensation import (
-    COMPENSATION_OBJECTIVES,
-    Compensated,
-    CompensatedDDIM,
-    Compensation,
-    LightUNet,
-    ModuleObjective,
-    correction_size,
-    ddim_step,
-    fits,
-    light_module,
-    load_module,
-    price,
-    save_module,
-    weights,
-)
+from compsamp.compensation import COMPENSATION_OBJECTIVES, Compensated, CompensatedDDIM, Compensation, LightUNet, ModuleObjective, check_module_card, correction_size, ddim_step, light_module, load_module, price, save_module, weights
 from compsamp.core import Noise
 from compsamp.forward import EDM, VE, VP, CosineVP, SubVP
 from compsamp.lab.compensation import (
@@ -786,4 +771,4 @@ def test_bad_input(tiny):
         Compensation(module="nowhere")
     with pytest.raises(ValueError, match="k = 1"):
         Compensation()(None, None, PSLD(), torch.zeros(1, 1, 8, 8), None, StepRandom(0, 0, "cpu"))
-    fits({}, VPS, (3, 9, 9))
+    check_module_card({}, VPS, (3, 9, 9))
