@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['PARTIAL', 'require', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample', 'block_rows',
            'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records', 'pick_device', 'lock_file',
-           'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'check_output', 'to_uint8', 'tile', 'save_png',
-           'show']
+           'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'check_output', 'check_same', 'to_uint8', 'tile',
+           'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
 import contextlib
@@ -330,6 +330,19 @@ def check_output(
     finally:
         for folder in missing:  # a check leaves nothing behind
             folder.rmdir()
+
+# %% ../nbs/00_core.ipynb #same0002
+def check_same(
+    name: str,  # the argument
+    place,  # the file or folder it names
+    held: dict,  # what stands there
+    asked: dict,  # what must agree with it
+    allowed: str = "results of the same experiment, or a new file",
+):
+    "ValueError that names what differs, unless `held` says all that `asked` says."
+    differ = {key: (held.get(key), value) for key, value in asked.items() if held.get(key) != value}
+    told = f"{allowed}; these differ (there, asked): {str(differ)[:500]}"
+    require(not differ, name, str(place), told)
 
 # %% ../nbs/00_core.ipynb #bb2a6123
 def to_uint8(

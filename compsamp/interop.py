@@ -4,16 +4,16 @@
 __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TABLE_SCHEDULERS', 'EDM_SCHEDULERS',
            'FLOW_SCHEDULERS', 'FOREIGN_SETTINGS', 'NETWORK_PARTS', 'GRID_KINDS', 'ENOUGH_NOISE', 'FLOW_SETTINGS',
            'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore', 'PredictD',
-           'PredictVelocity', 'PredictEDMVelocity', 'Flow', 'map_tensors', 'append_empty', 'count_conditions',
-           'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
-           'table_levels', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
-           'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention',
-           'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork',
-           'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network', 'class_conditions',
-           'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory', 'remove_noise', 'route_steps',
-           'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture',
-           'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class',
-           'own_config', 'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
+           'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions', 'ForeignNetwork',
+           'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole', 'table_levels',
+           'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family', 'guessed_class',
+           'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention', 'read_config',
+           'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork', 'model_shape',
+           'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network', 'class_conditions', 'read_clipping',
+           'scheduler_grid', 'step_down', 'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps',
+           'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times',
+           'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class', 'own_config',
+           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
            'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from .core import Noise, atomic, cast_records, f64, mix, require, write_json
-from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, ScalarSDE, discrete_times
+from .flow import Flow
+from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
 from compsamp.networks import (
     PARAMETRISATIONS,
     Denoiser,
@@ -138,42 +139,6 @@ PREDICTS = dict(
     flow=PredictVelocity,
     edm_v=PredictEDMVelocity,
 )
-
-# %% ../nbs/16_interop.ipynb #flow0001
-@dataclass(frozen=True)
-class Flow(ScalarSDE):
-    "Flow matching: psi = 1 - t, sigma = t (Lipman et al. 2023; Liu et al. 2023)."
-
-    T: float = 1 - 1e-7  # at 1 nothing is left of the picture, and only v tells of it
-    eps: float = 1e-3  # in (0, T)
-
-    def __post_init__(self):
-        require(0 < self.eps < self.T < 1, "eps, T", (self.eps, self.T), "0 < eps < T < 1")
-
-    def drift(self, t):
-        "-1/(1 - t)."
-        return -1 / (1 - t)
-
-    def diffusion2(self, t):
-        "2 t/(1 - t)."
-        return 2 * t / (1 - t)
-
-    def psi(self, t, s):
-        "(1 - t)/(1 - s)."
-        return (1 - t) / (1 - s)
-
-    def var(self, t, s):
-        "t^2 - psi^2 s^2, as a product."
-        factor = self.psi(t, s)
-        return (t - factor * s) * (t + factor * s)
-
-    def invert(self, rho: Tensor) -> Tensor:
-        "rho/(1 + rho)."
-        return rho / (1 + rho)
-
-    def prior_scale(self) -> Tensor:
-        "1: pure noise."
-        return torch.ones(1, dtype=torch.float64)
 
 # %% ../nbs/16_interop.ipynb #flow0000
 FLOW_START = 1 - 1e-7  # a flow's first time: at 1 itself the reverse SDE is infinite
@@ -936,10 +901,12 @@ def step_down(sampler, record, denoiser, z, draw, memory):
     return sampler.step(denoiser, z, record, draw, memory)
 
 
-def jump_up(record, noisy, denoiser, z, draw, memory):
+def jump_up(record, noisy, process, denoiser, z, draw, memory):
     "Restart's way up; memory starts anew."
     z = mix(record.a, z)
-    return (z + mix(record.c, draw()) if noisy else z), None
+    if noisy:
+        z = z + mix(record.c, process.noise_up(record.s, record.t, draw))
+    return z, None
 
 
 def forget_memory(denoiser, z, draw, memory):
@@ -965,7 +932,7 @@ def route_steps(
     steps, done = [], 0
     for (i, times, repeats), up in zip(route.detours, cast_records(jumps(process, route), z)):
         low = float(route.main[i])
-        jump = partial(jump_up, up, bool(route.s_noise)), low
+        jump = partial(jump_up, up, bool(route.s_noise), process), low
         once = [jump, *falling_steps(inside, process, times, z), (forget_memory, low)]
         steps += main[done:i] + repeats * [(step, None, t) for step, t in once]
         done = i

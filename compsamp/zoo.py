@@ -15,9 +15,11 @@ from torch import nn
 from compsamp import (
     compensation,
     conjugate,
+    flow,
     forward,
     inpainting,
     networks,
+    pfgmpp,
     psld,
     restart,
     sampling,
@@ -37,6 +39,8 @@ PROCESSES = {
     "ve": forward.VE,
     "edm": forward.EDM,
     "psld": psld.PSLD,
+    "flow": flow.Flow,
+    "pfgmpp": pfgmpp.PFGMpp,
 }
 
 SAMPLERS = {
@@ -44,12 +48,14 @@ SAMPLERS = {
     **psld.PSLD_SAMPLERS,
     **conjugate.CONJUGATE_SAMPLERS,
     **splitting.SPLITTING_SAMPLERS,
+    **flow.FLOW_SAMPLERS,
 }
 
 OBJECTIVES = {
     **training.PLAIN_OBJECTIVES,
     **compensation.COMPENSATION_OBJECTIVES,
     **skipstep.SKIPSTEP_OBJECTIVES,
+    **flow.FLOW_OBJECTIVES,
 }
 
 # %% ../nbs/20_zoo.ipynb #cef5e15f

@@ -51,13 +51,16 @@ STOREYS = (
             "pfgmpp",
         ),
     ),
-    Storey("Doors", ("interop", "distributed", "zoo")),
+    Storey("Doors", ("interop", "distributed", "planner", "zoo")),
     Storey(
         "Laboratory",
         (
             "experiment",
-            "lab.planner",
             "lab.measure",
+            "lab.draw",
+            "lab.train",
+            "lab.restart",
+            "lab.pfgmpp",
             "lab.compensation",
             "lab.skipstep",
             "lab.inpainting",

@@ -72,7 +72,7 @@ def last(it):
 
 @pytest.fixture(scope="module")
 def net():
-    return networks.load("fashion-vp")
+    return zoo.load("fashion-vp")
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_card(tiny, tmp_path):
             tmp_path / "m", networks.Denoiser(networks.UNet(1, 8, classes=0), VPS, (1, 8, 8))
         )
     with pytest.raises(ValueError, match="LightUNet"):
-        networks.load(tmp_path / "m")
+        zoo.load(tmp_path / "m")
     with pytest.raises(ValueError, match="compensation module"):
         load_module(networks.WEIGHTS / "fashion-vp")
     with pytest.raises(ValueError, match="one trained for the process"):

@@ -651,7 +651,7 @@ def trainer(objective, group=None, dropout=0.0, **changes):
     net = networks.UNet(width=8, mults=(1, 2), attention=(), dropout=dropout)
     settings = {**dict(steps=12, batch=16, warmup=3, seed=3, amp=False), **changes}
     kind = training.Trainer if group is None else partial(D.DistributedTrainer, group=group)
-    objective = training.parse_objective(objective)
+    objective = zoo.parse_objective(objective)
     return kind(net, forward.VP(), x, y, objective=objective, **settings)
 
 
@@ -718,7 +718,7 @@ def test_kill_one_and_resume_on_one(gloo, tmp_path):
     codes, said = end(processes)
     assert codes == [1, -9] and "process 0 of 2" in said[0], (codes, said)
     assert time.time() - began < 60
-    assert card(kept)["training"]["done"] == 8 and networks.load(kept).shape == (1, 28, 28)
+    assert card(kept)["training"]["done"] == 8 and zoo.load(kept).shape == (1, 28, 28)
     assert not [path for path in kept.iterdir() if path.name.startswith(".")]
     assert commands.run_train(["--out", str(kept), "--resume", "--device", "cpu"]) == 0
     assert commands.run_train([*SMALL, "--out", str(plain)]) == 0

@@ -137,7 +137,7 @@ def test_facts_are_the_samplers():
 
 
 def test_plain_restoration():
-    d = networks.load("fashion-vp")
+    d = zoo.load("fashion-vp")
     m, seen = damage(X, "mixed")
     before = seen.clone()
     a = restore(d, seen, m, times=6, seed=5, batch=3)
@@ -152,7 +152,7 @@ def test_plain_restoration():
 
 
 def test_two_blocks():
-    d = networks.load("fashion-psld")
+    d = zoo.load("fashion-psld")
     m = masks("thick", 3)
     got = restore(d, X[:3], m, times=5)
     assert torch.equal(got.x[m], X[:3][m]) and got.x.shape == (3, 1, 28, 28)
@@ -186,7 +186,7 @@ def test_routes_with_a_sampler_of_their_own_inside():
 
 
 def fresh():
-    d = networks.load("fashion-vp")
+    d = zoo.load("fashion-vp")
     return d, networks.Denoiser(P.conditional(d), d.process, d.shape)
 
 
@@ -247,7 +247,7 @@ def test_training_learns_and_resumes(tmp_path):
     )
     assert zoo.load_conditional(tmp_path).network.net.inp.weight.shape[1] == 3
     with pytest.raises(ValueError, match="network.kind"):
-        networks.load(tmp_path)
+        zoo.load(tmp_path)
     with pytest.raises(ValueError, match="network.kind"):
         zoo.load_conditional("fashion-vp")
 
@@ -563,7 +563,7 @@ def test_heldout_is_the_test_split():
 
 def test_shipped_conditional_beats_mean_fill_and_replacement():
     c = zoo.load_conditional()
-    d = networks.load("fashion-vp")
+    d = zoo.load("fashion-vp")
     x = data.to_model(P.heldout(32)[0])
     m, seen = damage(x, "mixed")
     got = {
@@ -579,7 +579,7 @@ def test_shipped_conditional_beats_mean_fill_and_replacement():
 
 @pytest.mark.parametrize("name", ["vp", "psld"])
 def test_shipped_guides_know_the_classes(name):
-    p = networks.load(f"fashion-{name}").process
+    p = zoo.load(f"fashion-{name}").process
     g = zoo.load_guide(f"fashion-guide-{name}")
     x, y = P.heldout()
     x = data.to_model(x)

@@ -15,18 +15,8 @@ from compsamp.core import Noise, f64
 from compsamp.forward import VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD, SSCS
-from compsamp.sampling import (
-    DDIM,
-    EulerMaruyama,
-    final_denoise,
-    grid,
-    nfe,
-    parse_sampler,
-    points_for_budget,
-    registry,
-    sample,
-    states,
-)
+from compsamp.sampling import DDIM, EulerMaruyama, final_denoise, grid, nfe, points_for_budget, registry, sample, states
+from compsamp.zoo import parse_sampler
 from compsamp.splitting import (
     COBA,
     CSE,

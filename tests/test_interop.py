@@ -30,7 +30,8 @@ from compsamp.interop import (
 from compsamp.mixtures import ring
 from compsamp.networks import PARAMETRISATIONS, Denoiser, PredictEDM
 from compsamp.psld import PSLD
-from compsamp.sampling import grid, parse_restart, parse_sampler, restarted, sample, states
+from compsamp.sampling import grid, parse_restart, restarted, sample, states
+from compsamp.zoo import parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 TABLES = dict(

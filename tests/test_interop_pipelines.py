@@ -13,7 +13,8 @@ from compsamp import interop, load
 from compsamp.core import Noise
 from compsamp.interop import from_diffusers, scheduler_grid, table_times, to_diffusers
 from compsamp.networks import process_card
-from compsamp.sampling import nfe, parse_restart, parse_sampler, restarted, sample, states
+from compsamp.sampling import nfe, parse_restart, restarted, sample, states
+from compsamp.zoo import parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SLOW = pytest.mark.skipif("COMPSAMP_SLOW" not in os.environ, reason="slow: COMPSAMP_SLOW=1 runs it")

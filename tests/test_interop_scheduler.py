@@ -17,7 +17,8 @@ from compsamp.interop import GRID_KINDS, Table, limit_picture, scheduler_grid, t
 from compsamp.mixtures import ring
 from compsamp.networks import process_card
 from compsamp.psld import PSLD
-from compsamp.sampling import grid, nfe, parse_sampler, states
+from compsamp.sampling import grid, nfe, states
+from compsamp.zoo import parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -56,11 +56,11 @@ def test_layout_is_what_shipped_checkpoints_hold():
     for name in N.shipped_networks():
         card = N.read_card(N.WEIGHTS / name)
         held = load_file(N.WEIGHTS / name / card.get("weights", "weights.safetensors"))
-        net = N.build(card)
+        net = zoo.build_network(card)
         assert {n: v.shape for n, v in held.items()} == {
             n: v.shape for n, v in getattr(net, "net", net).state_dict().items()
         }
-        assert N.load(name).card["network"]["parameters"] == N.count_parameters(net)
+        assert zoo.load(name).card["network"]["parameters"] == N.count_parameters(net)
 
 
 def test_pictures_do_not_see_each_other():
@@ -199,7 +199,7 @@ def test_save_and_load(tmp_path, predicts, half):
     p = forward.SubVP()
     net = N.PARAMETRISATIONS[predicts](woken(), p)
     write(tmp_path, net, p, predicts, half=half)
-    d = N.load(tmp_path)
+    d = zoo.load(tmp_path)
     assert d.process == p and d.shape == (1, 14, 14) and type(d.network) is type(net)
     assert torch.allclose(
         d.eps(Z, 0.4), N.Denoiser(net, p).eps(Z, 0.4), atol=0.1 if half else 0, rtol=0
@@ -236,7 +236,7 @@ def test_damaged_folder(tmp_path, break_it, word):
     write(tmp_path, woken())
     break_it(tmp_path)
     with pytest.raises(ValueError, match=word):
-        N.load(tmp_path)
+        zoo.load(tmp_path)
 
 
 def change(folder, **kw):
@@ -246,15 +246,15 @@ def change(folder, **kw):
 
 def test_unknown_checkpoint_names_those_there_are(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.*card.json"):
-        N.load(tmp_path / "nothing")
+        zoo.load(tmp_path / "nothing")
     write(tmp_path, woken())
     with pytest.raises(ValueError, match="device"):
-        N.load(tmp_path, "cuda:99")
+        zoo.load(tmp_path, "cuda:99")
 
 
 def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     write(tmp_path, woken(0))
-    before = N.load(tmp_path).eps(Z, 0.5)
+    before = zoo.load(tmp_path).eps(Z, 0.5)
 
     def full(*a):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -263,4 +263,4 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(tmp_path, woken(1))
     monkeypatch.undo()
-    assert torch.equal(N.load(tmp_path).eps(Z, 0.5), before) and len(list(tmp_path.iterdir())) == 2
+    assert torch.equal(zoo.load(tmp_path).eps(Z, 0.5), before) and len(list(tmp_path.iterdir())) == 2

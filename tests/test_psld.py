@@ -9,7 +9,8 @@ import torch
 from compsamp.core import blocks
 from compsamp.forward import compose, integrate_moments, moments_gap
 from compsamp.mixtures import ring
-from compsamp.networks import find_process, process_card
+from compsamp.networks import process_card
+from compsamp.zoo import find_process
 from compsamp.psld import CLD, PSLD, critical_kernel, drift_and_diffusion, phi3
 
 F64 = torch.float64

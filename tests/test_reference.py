@@ -20,8 +20,10 @@ from compsamp.compensation import Compensated, load_module
 from compsamp.data import embedded
 from compsamp.networks import PARAMETRISATIONS, UNet
 from compsamp.restart import RestartInterval, restart
-from compsamp.sampling import grid, parse_sampler, points_for_budget, sample
-from compsamp.training import Trainer, parse_objective, parse_process
+from compsamp.sampling import grid, points_for_budget, sample
+from compsamp.zoo import parse_sampler
+from compsamp.training import Trainer
+from compsamp.zoo import parse_objective, parse_process
 
 REFERENCE = Path(__file__).parent / "data" / "reference.npz"
 RESULTS = Path(compsamp.__file__).parent / "results"

@@ -187,7 +187,7 @@ def good(pictures, folder, at=3):
 
 
 def intact(pictures, folder, at=3):
-    networks.load(folder)
+    zoo.load(folder)
     assert trainer(pictures).resume(folder).done == at
 
 
@@ -290,7 +290,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path, call):
         return T.Trainer(net, forward.VP(), x, steps=9, batch=8, warmup=2, amp=False)
 
     assert len(files(tmp_path)) > 3  # the interrupted save left its rubbish
-    networks.load(tmp_path)
+    zoo.load(tmp_path)
     tr = make().resume(tmp_path)
     assert tr.done == 3
     run(tr, 2).save(tmp_path)

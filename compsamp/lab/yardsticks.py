@@ -31,9 +31,11 @@ from ..experiment import Results
 from ..core import atomic, blocks, f64, require
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
-from ..networks import DenoiserWrapper, load
+from ..networks import DenoiserWrapper
+from ..zoo import load
 from ..restart import RestartInterval, restart
-from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, parse_sampler, sample
+from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, sample
+from ..zoo import parse_sampler
 
 # %% ../../nbs/lab_yardsticks.ipynb #2c4aef3b
 class PictureMixture:
