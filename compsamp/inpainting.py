@@ -367,7 +367,7 @@ def method(
         if name == "restart"
         else []
     )
-    return s, sampling.restarted(process, sampling.main_points(s, nfe, ups), ups, "uniform")
+    return s, restart.route_of(process, restart.points_after_restarts(s, nfe, ups), ups, "uniform")
 
 # %% ../nbs/14_inpainting.ipynb #9cb3be20
 class ConditionalUNet(networks.UNet):

@@ -8,7 +8,7 @@ __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS',
            'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines',
            'progress_bar', 'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'require_finite',
            'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first',
-           'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun', 'main_points', 'restarted']
+           'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -996,21 +996,6 @@ PLAIN_SAMPLERS = {
 
 # %% ../nbs/07_sampling.ipynb #d5adda44
 #| code-fold: true
+#| code-summary: "grids with restarts, until chapter 13 has them"#| export
+#| code-fold: true
 #| code-summary: "grids with restarts, until chapter 13 has them"
-def main_points(
-    sampler: Sampler,
-    budget: int,  # evaluations that may be spent
-    ups: list,  # of `RestartInterval`: points and repeats of each
-    evals: int = 1,  # evaluations per call: 2 under guidance
-) -> int:
-    "`points_for_budget` of the main grid, after the restarts `ups`."
-    steps = sum(up.repeats * (up.points - 1) for up in ups)
-    return points_for_budget(sampler, budget, evals, evals * sampler.evals * steps)
-
-
-def restarted(process: LinearSDE, n: int, ups: list, kind: str = "karras"):
-    "A grid of n points, or its `Route` if there are restarts, all grids of one kind."
-    from compsamp.restart import restart
-
-    main = grid(process, n, kind)
-    return restart(process, main, ups, kind=kind) if ups else main

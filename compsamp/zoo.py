@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings', 'look_up', 'fit_type', 'setting_names',
            'spell_value', 'spell_word', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text',
-           'parse_objective', 'find_process', 'build_network', 'load', 'load_kind', 'load_conditional', 'load_guide',
-           'SamplingSpec', 'parse_restart', 'parse_weight']
+           'parse_objective', 'find_process', 'build_network', 'check_agrees', 'load', 'load_kind', 'load_conditional',
+           'load_guide', 'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
 from dataclasses import dataclass, fields
@@ -200,9 +200,25 @@ def build_network(card: dict) -> nn.Module:
     require(kind == "UNet", "network.kind", kind, own)
     known = networks.PARAMETRISATIONS
     require(predicts in known, "network.predicts", predicts, f"one of {list(known)}")
-    return known[predicts](
-        networks.construct_network(networks.UNet, spec), find_process(card["process"])
-    )
+    net = networks.construct_network(networks.UNet, spec)
+    process = find_process(card["process"])
+    if predicts == "edm":
+        return networks.PredictEDM(net, process, spec.get("sigma_data", 0.5))
+    return known[predicts](net, process)
+
+
+def check_agrees(
+    card: dict,  # of the checkpoint
+    network: nn.Module,  # to be filled with its weights
+    process: LinearSDE,  # that the card names
+):
+    "ValueError unless a network is the one its card describes, wrapper and process included."
+    differ = networks.network_differences(card["network"], network)
+    bound = getattr(network, "process", process)
+    if bound != process:
+        differ["process"] = (process, bound)
+    allowed = f"the network its card describes; these differ (card, network): {differ}"
+    require(not differ, "network", type(network).__name__, allowed)
 
 
 def load(
@@ -215,11 +231,13 @@ def load(
     where = pick_device(device)
     folder = networks.checkpoint_folder(name)
     card = networks.read_card(folder)
-    net = build_network(card) if network is None else network
-    path = folder / card.get("weights", "weights.safetensors")
-    networks.fill_weights(getattr(net, "net", net), networks.read_tensors(path), path)
-    net = net.eval().requires_grad_(False)
     process = find_process(card["process"])
+    net = build_network(card) if network is None else network
+    check_agrees(card, net, process)
+    path = folder / card.get("weights", "weights.safetensors")
+    held = networks.read_tensors(path, card=card)
+    networks.fill_weights(networks.inner_network(net), held, path)
+    net = net.eval().requires_grad_(False)
     denoiser = networks.Denoiser(net, process, card["shape"], amp=amp, card=card)
     return denoiser.to(where)
 
@@ -332,11 +350,11 @@ class SamplingSpec:
         ups = self.intervals(process)
         require((nfe is None) != (points is None), "nfe, points", (nfe, points), "one of the two")
         if points is None:
-            points = sampling.main_points(self.sampler, nfe, ups, evals)
+            points = restart.points_after_restarts(self.sampler, nfe, ups, evals)
         ends = {"bottom": self.low, "top": self.high}
         ends = {n: float(process.time(ratio)) for n, ratio in ends.items() if ratio is not None}
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
-        return restart.restart(process, times, ups, kind=self.schedule) if ups else times
+        return restart.route_of(process, times, ups, self.schedule)
 
     def denoiser(self, denoiser: NoisePredictor) -> NoisePredictor:
         "The network this spec draws with: corrected by its module, if it has one."

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compsamp import data, experiment, networks
+from compsamp import data, experiment, networks, zoo
 from compsamp.commands import run_compensation as main
 from compsamp.compensation import (
     COMPENSATION_OBJECTIVES,

@@ -31,6 +31,7 @@ from compsamp import (
     sampling,
     skipstep,
     training,
+    zoo,
 )
 from compsamp.mixtures import ring
 

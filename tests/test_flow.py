@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compsamp import forward, networks, sampling
+from compsamp import forward, networks, sampling, zoo
 from compsamp.core import Noise, f64
 from compsamp.flow import (
     ExactMean,
@@ -21,12 +21,28 @@ from compsamp.flow import (
     from_velocity,
     shift,
 )
-from compsamp.forward import CosineVP, EDM, SubVP, VE, VP, integrate_moments
+from compsamp.forward import EDM, VE, VP, CosineVP, SubVP, integrate_moments
 from compsamp.mixtures import ring
 from compsamp.networks import Denoiser, UNet
 from compsamp.psld import PSLD
 from compsamp.restart import RestartInterval, restart, timeline
-from compsamp.sampling import DDIM, DDPM, DEIS2, DPMpp2M, EDMHeun, Euler, EulerMaruyama, Heun, PNDM, Route, grid, nfe, sample, signal_and_noise, states
+from compsamp.sampling import (
+    DDIM,
+    DDPM,
+    DEIS2,
+    PNDM,
+    DPMpp2M,
+    EDMHeun,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Route,
+    grid,
+    nfe,
+    sample,
+    signal_and_noise,
+    states,
+)
 from compsamp.training import StepRandom, Trainer
 
 WIDE = ring(8, 0.8, 0.3, 0.2)

@@ -30,7 +30,8 @@ from compsamp.interop import (
 from compsamp.mixtures import ring
 from compsamp.networks import PARAMETRISATIONS, Denoiser, PredictEDM
 from compsamp.psld import PSLD
-from compsamp.sampling import grid, parse_restart, restarted, sample, states
+from compsamp.restart import RestartInterval, route_of
+from compsamp.sampling import grid, parse_restart, sample, states
 from compsamp.zoo import parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -358,7 +359,7 @@ SAMPLERS = [
 def test_a_resumable_walk_is_the_driver(name, up):
     p = VP()
     exact, s = ring().denoiser(p), parse_sampler(name)
-    route = restarted(p, 9, [parse_restart(u, p) for u in up], "karras")
+    route = route_of(p, 9, [RestartInterval.from_sigma(p, *parse_restart(u)) for u in up], "karras")
     draw, again = (Noise(3, 4, (2,), dtype=torch.float64) for _ in range(2))
     z = p.prior((4, 2), draw())
     again()

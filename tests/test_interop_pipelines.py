@@ -13,7 +13,8 @@ from compsamp import interop, load
 from compsamp.core import Noise
 from compsamp.interop import from_diffusers, scheduler_grid, table_times, to_diffusers
 from compsamp.networks import process_card
-from compsamp.sampling import nfe, parse_restart, restarted, sample, states
+from compsamp.restart import RestartInterval, route_of
+from compsamp.sampling import nfe, parse_restart, sample, states
 from compsamp.zoo import parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -179,7 +180,9 @@ def driven(denoiser, name, n, intervals=(), seed=0, dtype=torch.float64):
 
     p = denoiser.process
     denoiser.nfe = 0
-    route = restarted(p, n, [parse_restart(u, p) for u in intervals], "karras")
+    route = route_of(
+        p, n, [RestartInterval.from_sigma(p, *parse_restart(u)) for u in intervals], "karras"
+    )
     return list(states(parse_sampler(name), denoiser, route, draw(), draw))[-1]
 
 
@@ -212,7 +215,7 @@ def test_restart_from_text_to_image(d, name):
         pipe, conditions=dict(encoder_hidden_states=words), empty=dict(encoder_hidden_states=none)
     )
     p = denoiser.process
-    route = restarted(p, 8, [parse_restart(u, p) for u in up], "karras")
+    route = route_of(p, 8, [RestartInterval.from_sigma(p, *parse_restart(u)) for u in up], "karras")
     want = sample(
         parse_sampler(name), denoiser, route, n=2, seed=5, labels=torch.tensor([0, 1]), guidance=5.0
     )

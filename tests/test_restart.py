@@ -1,5 +1,4 @@
-"""Restart: against a plain one written out here, the price, the change of variables, every process
-and solver, bad input."""
+"Restart: against a plain one written here, its price, every process and solver, bad input."
 
 import math
 import warnings
@@ -14,7 +13,13 @@ from compsamp.core import Noise
 from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.psld import CLD, PSLD
-from compsamp.restart import RestartInterval, restart, timeline
+from compsamp.restart import (
+    RestartInterval,
+    points_after_restarts,
+    restart,
+    route_of,
+    timeline,
+)
 from compsamp.sampling import (
     DDIM,
     DEIS2,
@@ -23,7 +28,6 @@ from compsamp.sampling import (
     Euler,
     EulerMaruyama,
     Heun,
-    Route,
     grid,
     nfe,
     sample,
@@ -35,10 +39,11 @@ MIX = ring(8, 0.8, 0.3, 0.2)
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM(), PSLD(), CLD()]
 
 
-def last(it):
-    for z in it:
-        pass
-    return z
+def last(run):
+    "The last of many states."
+    for z in run:
+        state = z
+    return state
 
 
 class Toy(NoisePredictor):
@@ -52,89 +57,89 @@ def toy(z, t):
     return np.sin(1.3 * z / (1 + t) + t)
 
 
-def karras(hi, lo, n):
-    i = np.arange(n) / (n - 1)
-    return (hi ** (1 / 7) + i * (lo ** (1 / 7) - hi ** (1 / 7))) ** 7
+def karras(high, low, n):
+    share = np.arange(n) / (n - 1)
+    return (high ** (1 / 7) + share * (low ** (1 / 7) - high ** (1 / 7))) ** 7
 
 
 def plain(x, main, intervals, noise, s_noise=1.0):
-    """The algorithm as the paper prints it, for EDM: x at sigma, Heun inside and outside, t_min
-    snapped to the main grid."""
+    "The algorithm as the paper prints it, for EDM: Heun inside and outside, t_min snapped."
 
     def heun(x, t, s):
-        d = toy(x, t)
-        y = x + (s - t) * d
-        return x + (s - t) * (d + toy(y, s)) / 2
+        slope = toy(x, t)
+        euler = x + (s - t) * slope
+        return x + (s - t) * (slope + toy(euler, s)) / 2
 
-    at = {int(np.abs(main - a).argmin()): (b, n, K) for a, b, n, K in intervals}
+    starts = {}
+    for low, high, points, repeats in intervals:
+        starts[int(np.abs(main - low).argmin())] = (high, points, repeats)
     for i in range(len(main)):
         if i:
             x = heun(x, main[i - 1], main[i])
-        if i in at:
-            b, n, K = at[i]
-            inner = karras(b, main[i], n)
-            for _ in range(K):
-                x = x + math.sqrt(b**2 - main[i] ** 2) * s_noise * next(noise)
-                for t, s in zip(inner, inner[1:]):
-                    x = heun(x, t, s)
+        if i not in starts:
+            continue
+        high, points, repeats = starts[i]
+        down = karras(high, main[i], points)
+        for _ in range(repeats):
+            x = x + math.sqrt(high**2 - main[i] ** 2) * s_noise * next(noise)
+            for t, s in zip(down, down[1:]):
+                x = heun(x, t, s)
     return x - main[-1] * toy(x, main[-1])
 
 
 @pytest.mark.parametrize("s_noise", [1.0, 1.003])
-def test_against_the_plain_algorithm(s_noise):
-    p = EDM()
-    g = np.random.default_rng(0)
-    x = 80 * g.normal(size=(3, 5))
-    w = g.normal(size=(20, 3, 5))
-    four = [(0.06, 0.3, 3, 4), (1.09, 1.92, 4, 2)]
-    route = restart(p, 18, [RestartInterval(a, b, n, K) for a, b, n, K in four], s_noise=s_noise)
-    queue, again = iter(w), iter(w)
-    for s in (Heun(), EDMHeun()):
-        queue = iter(w)
-        got = last(
-            states(s, Toy(p), route, torch.from_numpy(x), lambda: torch.from_numpy(next(queue)))
-        ).numpy()
-        want = plain(x, karras(80.0, 0.002, 18), four[::-1], iter(w), s_noise)
-        assert np.abs(got - want).max() < 1e-10 and np.abs(want).max() > 0.1
-        assert len(list(queue)) == 20 - 6
+@pytest.mark.parametrize("solver", [Heun(), EDMHeun()], ids=str)
+def test_against_the_plain_algorithm(solver, s_noise):
+    process = EDM()
+    generator = np.random.default_rng(0)
+    x = 80 * generator.normal(size=(3, 5))
+    draws = generator.normal(size=(20, 3, 5))
+    rows = [(0.06, 0.3, 3, 4), (1.09, 1.92, 4, 2)]
+    route = restart(process, 18, [RestartInterval(*row) for row in rows], s_noise=s_noise)
+    queue = iter(draws)
+
+    def draw():
+        return torch.from_numpy(next(queue))
+
+    ours = last(states(solver, Toy(process), route, torch.from_numpy(x), draw)).numpy()
+    theirs = plain(x, karras(80.0, 0.002, 18), rows[::-1], iter(draws), s_noise)
+    assert np.abs(ours - theirs).max() < 1e-10 and np.abs(theirs).max() > 0.1
+    assert len(list(queue)) == 20 - 6
 
 
 def test_change_of_variables():
-    """VP and EDM are one process in another scale: DDIM with Restart there is Euler with Restart
-    here, draw by draw."""
-    p, q = VP(), EDM()
-    d = MIX.denoiser(p)
-    e = MIX.denoiser(q)
-    lo = float(p.rho(p.eps))
-    hi = float(p.rho(p.T))
-    rho = karras(hi * 0.999, lo, 20)
-    q = EDM(T=200.0, eps=1e-3)
-    e = MIX.denoiser(q)
-    z = Noise(0, 30, (2,), dtype=torch.float64)()
-    u = torch.from_numpy(rho)
+    "VP and EDM are one process in two scales: DDIM with Restart is Euler with Restart."
+    vp, edm = VP(), EDM(T=200.0, eps=1e-3)
+    rho = torch.from_numpy(karras(float(vp.rho(vp.T)) * 0.999, float(vp.rho(vp.eps)), 20))
+    psi = float(vp.marginal(vp.time(rho[:1]))[0])
+    start = Noise(0, 30, (2,), dtype=torch.float64)() * rho[0]
 
-    def make(p):
-        return restart(
-            p,
-            p.time(u) if p.k == 1 else u,
-            [
-                RestartInterval.from_sigma(p, 0.1, 0.9, 4, 3),
-                RestartInterval.from_sigma(p, 1.0, 3.0, 3, 2),
-            ],
-        )
+    def end(process, sampler, times, z, with_restart=True):
+        intervals = [
+            RestartInterval.from_sigma(process, 0.1, 0.9, 4, 3),
+            RestartInterval.from_sigma(process, 1.0, 3.0, 3, 2),
+        ]
+        route = restart(process, times, intervals) if with_restart else times
+        draw = Noise(1, 30, (2,), dtype=torch.float64)
+        return last(states(sampler, MIX.denoiser(process), route, z, draw))
 
-    psi = float(p.marginal(p.time(u[:1]))[0])
-    ends = []
-    for proc, den, s, start in ((p, d, DDIM(), z * psi * rho[0]), (q, e, Euler(), z * rho[0])):
-        ends.append(
-            last(states(s, den, make(proc), start, Noise(1, 30, (2,), dtype=torch.float64)))
-        )
-    assert (ends[0] - ends[1]).abs().max() < 1e-10 and (
-        ends[0] - last(states(DDIM(), d, p.time(u), z * psi * rho[0]))
-    ).abs().max() > 0.1
+    on_vp = end(vp, DDIM(), vp.time(rho), psi * start)
+    on_edm = end(edm, Euler(), rho, start)
+    assert (on_vp - on_edm).abs().max() < 1e-12 * on_edm.abs().max()
+    assert (on_vp - end(vp, DDIM(), vp.time(rho), psi * start, False)).abs().max() > 0.1
 
 
 PAPER = {
+    623: (
+        36,
+        [
+            (10, 3, 19.35, 40.79),
+            (10, 3, 1.09, 1.92),
+            (7, 6, 0.59, 1.09),
+            (7, 6, 0.30, 0.59),
+            (7, 25, 0.06, 0.30),
+        ],
+    ),
     203: (
         36,
         [
@@ -151,28 +156,34 @@ PAPER = {
 }
 
 
+def published(price):
+    "The route of a published configuration."
+    points, rows = PAPER[price]
+    intervals = [RestartInterval(low, high, n, K) for n, K, low, high in rows]
+    return restart(EDM(), points, intervals)
+
+
 @pytest.mark.parametrize("price", PAPER)
 def test_published_prices(price):
-    N, rows = PAPER[price]
-    p = EDM()
-    route = restart(p, N, [RestartInterval(a, b, n, K) for n, K, a, b in rows])
-    d = Toy(p)
+    process = EDM()
+    route = published(price)
+    denoiser = Toy(process)
     draw = Noise(0, 2, (5,))
-    seen = list(states(Heun(), d, route, p.prior((2, 5), draw()), draw))
-    jumps = sum(K for _, K, _, _ in rows)
-    assert (
-        nfe(Heun(), route) == d.nfe == price
-        and draw.count == 1 + jumps
-        and len(seen) == route.steps() + 2
-    )
+    seen = list(states(Heun(), denoiser, route, process.prior((2, 5), draw()), draw))
+    jumps = sum(K for _, K, _, _ in PAPER[price][1])
+    assert nfe(Heun(), route) == denoiser.nfe == price
+    assert draw.count == 1 + jumps and len(seen) == route.steps() + 2
     spent, t = timeline(route, Heun())
-    assert (
-        spent[-1] == price - 1
-        and len(t) == route.steps() + 1
-        and int((np.diff(t) > 0).sum()) == jumps
-        and np.diff(spent).min() == 0
-    )
+    assert spent[-1] == price - 1 and np.diff(spent).min() == 0
+    assert len(t) == route.steps() + 1 and int((np.diff(t) > 0).sum()) == jumps
     assert nfe(Heun(), route, evals=2) == 2 * price
+
+
+def test_published_intervals_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for price in PAPER:
+            published(price)
 
 
 SOLVERS = [
@@ -196,8 +207,7 @@ SOLVERS = [
     "s, p", [(s, p) for s in SOLVERS for p in PROCESSES if s.k in (None, p.k)], ids=str
 )
 def test_every_process_and_solver(s, p):
-    """Gaussian data: a fine run with Restart ends on the data's mean and spread; cost and seeds
-    hold."""
+    "Gaussian data: a fine run with Restart ends on the data; cost and seeds hold."
     if getattr(s, "lam", 0):
         s = replace(s, lam=s.lam / p.T)
     d = GaussianMixture([[0.4]], [[[0.09]]]).denoiser(p)
@@ -223,36 +233,51 @@ def test_every_process_and_solver(s, p):
     assert (part - x.x[3:8]).abs().max() < 2e-4
 
 
-def test_the_way_up_is_the_process():
-    "From the law at t_min the jump lands on the law at t_max, momentum included."
-    for p in PROCESSES:
-        a, b = (float(p.time(v)) for v in (0.1, 1.0))
-        r = restart(p, [p.T, a], [RestartInterval(a, b, 2, 1)])
-        d = MIX.denoiser(p)
-        z = p.perturb(
-            MIX.sample(40000, seed=3), a, Noise(4, 40000, (2 * p.k,), dtype=torch.float64)()
-        )
-        it = states(
-            Euler(),
-            d,
-            Route(torch.tensor([b, a]).double(), ((1, torch.tensor([b, a]).double(), 1),)),
-            z,
-            Noise(5, 40000, (2 * p.k,), dtype=torch.float64),
-        )
-        # the start, then one step down; what we want is the jump from z itself
-        it = iter(it)
-        next(it)
-        next(it)
-        P, S = p.transition(b, a)
-        up = torch.einsum("ij,njd->nid", P, z.unflatten(1, (p.k, 2))).flatten(1)
-        C = torch.cov(up.T) + torch.kron(S, torch.eye(2, dtype=torch.float64))
-        want = p.marginal(b)
-        data = torch.cov(MIX.sample(40000, seed=9).T)
-        exact = torch.kron(want[1], torch.eye(2, dtype=torch.float64)) + torch.kron(
-            want[0][:, None] * want[0], data
-        )
-        assert (C - exact).abs().max() < 0.03 * exact.abs().max()
-        assert len(r.detours) == 1 and float(r.detours[0][1][0]) == pytest.approx(b)
+def euler_kernel(process, low, high, n=2000):
+    "Psi and Sigma from low to high, by n forward Euler-Maruyama steps followed exactly."
+    Psi = torch.eye(process.k).double()
+    Sigma = torch.zeros(process.k, process.k).double()
+    h = (high - low) / n
+    for t in low + h * (torch.arange(n) + 0.5).double():
+        step = torch.eye(process.k) + h * process.F(t)
+        Psi = step @ Psi
+        Sigma = step @ Sigma @ step.T + h * process.G(t) @ process.G(t).T
+    return Psi, Sigma
+
+
+@pytest.mark.parametrize("p", PROCESSES, ids=str)
+def test_the_way_up_is_the_process(p):
+    "The jump's kernel: many small forward steps; from the law at t_min to that at t_max."
+    low, high = (float(t) for t in p.time([0.1, 1.0]))
+    Psi, Sigma = p.transition(high, low)
+    (mu, C), (mu_high, C_high) = p.marginal(low), p.marginal(high)
+    up = Psi @ (0.3 * torch.outer(mu, mu) + C) @ Psi.T + Sigma
+    law = 0.3 * torch.outer(mu_high, mu_high) + C_high
+    assert (up - law).abs().max() < 1e-10 * law.abs().max()
+    Psi_small, Sigma_small = euler_kernel(p, low, high)
+    assert (Psi - Psi_small).abs().max() < 4e-3 * Psi.abs().max()
+    assert (Sigma - Sigma_small).abs().max() < 4e-3 * Sigma.abs().max()
+    assert float(torch.linalg.eigvalsh(Sigma)[0]) > 0  # CLD too, whose G is singular
+
+
+@pytest.mark.parametrize("p", PROCESSES, ids=str)
+def test_the_driver_jumps_by_the_kernel(p):
+    low, high = (float(t) for t in p.time([0.1, 1.0]))
+    start = float(p.T)
+    route = restart(p, [start, low], [RestartInterval(low, high, 2, 1)])
+    z = torch.randn(3, 2 * p.k).double()
+    draws = []
+
+    def draw():
+        draws.append(torch.randn(3, 2 * p.k).double())
+        return draws[-1]
+
+    _, arrived, up, *_ = states(Euler(), MIX.denoiser(p), route, z, draw)
+    Psi, Sigma = p.transition(high, low)
+    root = torch.linalg.cholesky(Sigma)
+    moved = torch.einsum("ij,njd->nid", Psi, arrived.unflatten(1, (p.k, 2)))
+    moved = moved + torch.einsum("ij,njd->nid", root, draws[0].unflatten(1, (p.k, 2)))
+    assert (up - moved.flatten(1)).abs().max() < 1e-9 * moved.abs().max()
 
 
 def test_inside_solver_and_churn():
@@ -290,6 +315,113 @@ def test_zero_noise_warns_and_draws_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         restart(p, 12, v)
+
+
+# ---------------------------------------------------------------- the published code's traps
+
+
+def ring_widths(x):
+    "Standard deviations of points about their modes, radial and tangential, over the true ones."
+    angle = torch.atan2(x[:, 1], x[:, 0])
+    angle = angle - (angle / (math.pi / 4)).round() * math.pi / 4
+    along, across = x.norm(dim=1) * angle.cos(), x.norm(dim=1) * angle.sin()
+    return float(along.std()) / 0.15, float(across.std()) / 0.03
+
+
+def test_without_noise_the_cloud_shrinks():
+    exact = ring().denoiser(EDM())
+    interval = [RestartInterval(0.06, 0.3, 5, 4)]
+    right = sample(Heun(), exact, restart(EDM(), 24, interval), n=300, batch=300).x
+    assert min(ring_widths(right)) > 0.8
+    with pytest.warns(UserWarning, match="s_noise = 0"):
+        route = restart(EDM(), 24, interval, s_noise=0.0)
+    assert max(ring_widths(sample(Heun(), exact, route, n=300, batch=300).x)) < 0.3
+
+
+def test_churn_inside_by_a_solver_of_its_own():
+    "The published default gamma = 0.05 inside is EDMHeun with churn there: more draws, same price."
+    process = EDM()
+    interval = [RestartInterval(0.06, 0.3, 3, 2)]
+    churned = EDMHeun(s_churn=0.05 * 3, s_min=0.01, s_max=1.0)
+    for inside, draws in ((None, 2), (churned, 6)):
+        denoiser = ring().denoiser(process)
+        draw = Noise(0, 2, (2,), dtype=torch.float64)
+        start = process.prior((2, 2), draw())
+        last(states(Heun(), denoiser, restart(process, 18, interval, inside), start, draw))
+        assert (draw.count - 1, denoiser.nfe) == (draws, 43)
+
+
+@pytest.mark.parametrize("points", [8, 12])
+def test_intervals_that_snap_together_are_an_error(points):
+    "The published dictionary keeps the later one and says nothing."
+    main = grid(EDM(), points, "karras")
+    rows = PAPER[203][1][1:]
+    kept = {int((main - low).abs().argmin()) for _, _, low, _ in rows}
+    assert len(kept) < len(rows)
+    with pytest.raises(ValueError, match="snap"):
+        restart(EDM(), points, [RestartInterval(low, high, n, K) for n, K, low, high in rows])
+
+
+def test_a_top_below_the_snapped_bottom_is_an_error():
+    main = grid(EDM(), 4, "karras")
+    snapped = main[(main - 0.3).abs().argmin()]
+    assert torch.sqrt(0.31**2 - snapped**2).isnan()  # what the published jump would take
+    with pytest.raises(ValueError, match="snaps"):
+        restart(EDM(), 4, [RestartInterval(0.3, 0.31, 3, 1)])
+
+
+def test_an_interval_at_the_start_is_an_error():
+    with pytest.raises(ValueError, match="t_max"):
+        restart(EDM(), 18, [RestartInterval(75.0, 79.0, 3, 1)])
+
+
+# ---------------------------------------------------------------- budgets and snapping
+
+
+def test_points_after_restarts():
+    interval = RestartInterval(0.06, 0.3, 3, 2)
+    assert points_after_restarts(Heun(), 43, [interval]) == 18
+    assert points_after_restarts(Heun(), 44, [interval]) == 18
+    assert points_after_restarts(DDIM(), 43, [interval]) == 39
+    assert points_after_restarts(Heun(), 86, [interval], evals=2) == 18
+    assert points_after_restarts(Heun(), 35, []) == 18
+    assert points_after_restarts(Heun(), 35, [replace(interval, repeats=0)]) == 18
+    assert points_after_restarts(Heun(), 11, [interval]) == 2
+    for budget in (1, 10):
+        with pytest.raises(ValueError, match=f"nfe = {budget}: at least 11"):
+            points_after_restarts(Heun(), budget, [interval])
+
+
+def test_the_least_budget_works():
+    "What the message names runs, for every process of one block."
+    for process in (VP(), EDM(), VE()):
+        interval = RestartInterval.from_sigma(process, 0.06, 0.3, 3, 2)
+        points = points_after_restarts(Heun(), 11, [interval])
+        with pytest.warns(UserWarning, match="begins at"):
+            route = route_of(process, points, [interval])
+        assert sample(Heun(), MIX.denoiser(process), route, n=2).nfe == 11
+
+
+def test_route_of():
+    main = grid(EDM(), 9, "karras")
+    assert torch.equal(route_of(EDM(), 9, []), main) and torch.equal(
+        route_of(EDM(), main, []), main
+    )
+    interval = RestartInterval(float(main[6]), 1.0, 3, 2)
+    ours = route_of(EDM(), 9, [interval])
+    theirs = restart(EDM(), main, [interval])
+    assert torch.equal(ours.main, theirs.main) and nfe(Heun(), ours) == nfe(Heun(), theirs)
+
+
+def test_far_snapping_warns_with_both_numbers():
+    interval = RestartInterval(0.06, 0.3, 3, 2)
+    with pytest.warns(UserWarning, match=r"ratio of 0.06 begins at 0.0261"):
+        restart(EDM(), 9, [interval])
+    near = float(grid(EDM(), 9, "karras")[7])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restart(EDM(), 9, [replace(interval, t_min=near)])
+        restart(EDM(), 9, [replace(interval, repeats=0)])
 
 
 V = RestartInterval
@@ -331,111 +463,3 @@ V = RestartInterval
 def test_bad_input(make, words):
     with pytest.raises(ValueError, match=words):
         make()
-
-
-# ---------------------------------------------------------------- the plan
-
-
-class scaled(NoisePredictor):
-    "eps wrong by a factor."
-
-    def __init__(self, denoiser, error):
-        super().__init__(denoiser.process)
-        self.inner = denoiser
-        self.error = error
-
-    def predict(self, z, t):
-        return (1 + self.error) * self.inner.predict(z, t)
-
-
-def test_what_a_detour_adds_by_hand():
-    from compsamp.restart import adds
-
-    p = EDM()
-    x = torch.randn(500, 2, generator=torch.Generator().manual_seed(1)).double()
-    d = Toy(p)
-    noise = Noise(5, 500, (2,), dtype=torch.float64)
-    a, mid, b = karras(0.9, 0.2, 3)[::-1]
-    z = x.numpy() + 0.2 * noise().numpy()
-    y = z + np.sqrt(0.81 - 0.04) * noise().numpy()
-    for t, s in ((b, mid), (mid, a)):
-        y = y + (s - t) * toy(y, t)
-
-    def spread(v):
-        return np.sqrt(np.linalg.eigvalsh(np.cov(v.T, bias=True)))
-
-    def end(v):
-        return v - 0.2 * toy(v, 0.2)
-
-    want = np.sqrt(np.mean((spread(end(y)) / spread(end(z)) - 1) ** 2))
-    got = adds(Euler(), d, RestartInterval(0.2, 0.9, 3, 7), x, seed=5)
-    assert got == pytest.approx(want, rel=1e-9) and want > 0.01
-    exact = GaussianMixture(torch.zeros(1, 2), 0.04 * torch.eye(2).double()[None])
-    q = VP()
-
-    def up(m):
-        return RestartInterval.from_sigma(q, 0.1, 2.0, m, 1)
-
-    fine = adds(Heun(), exact.denoiser(q), up(60), exact.sample(20_000))
-    coarse = adds(Euler(), exact.denoiser(q), up(3), exact.sample(20_000))
-    assert fine < 0.01 and coarse > 5 * fine, (fine, coarse)
-
-
-def test_reached_is_what_a_crowd_reaches():
-    from compsamp.restart import reached
-
-    v = torch.tensor([1.0, 0.02]).double()
-    d = GaussianMixture(torch.zeros(1, 2), torch.diag(v)[None])
-    for p, s, e in ((VP(), EDMHeun(), 0.0), (EDM(), EulerMaruyama(), 0.05), (CLD(), RVV(), -0.05)):
-        r = restart(
-            p,
-            grid(p, 15, "quadratic" if p.k == 2 else "karras"),
-            [RestartInterval.from_sigma(p, 0.1, 1.0, 4, 2)],
-        )
-        x = sample(
-            s, scaled(d.denoiser(p), e), r, n=8000, batch=8000, shape=(2,), dtype=torch.float64
-        ).x
-        assert (x.var(0) / reached(s, p, r, v, e) - 1).abs().max() < 0.08
-    # a fine grid ends on the data
-    fine = reached(EDMHeun(), EDM(), grid(EDM(), 300, "karras"), v)
-    assert (fine / v - 1).abs().max() < 2e-3
-
-
-def test_plan_keeps_its_budget_and_its_word():
-    from compsamp.restart import Plan, adds, foresee, plan_restart, spectrum
-
-    data = GaussianMixture(
-        torch.zeros(1, 3), torch.diag(torch.tensor([1.0, 0.05, 0.005]).double())[None]
-    )
-    x = data.sample(400)
-    for p in (VP(), PSLD()):
-        d = data.denoiser(p)
-        plan = plan_restart(d, 41, pictures=x, levels=((0.06, 0.3), (0.4, 3.0)), sizes=(3,))
-        assert isinstance(plan, Plan) and plan.nfe <= 41
-        s = EDMHeun() if p.k == 1 else Heun()
-        assert sample(s, d, plan.route(p), n=2, shape=(3,)).nfe == plan.nfe
-        assert plan.error == min(row[0] for row in plan.table)
-        assert plan.error == pytest.approx(
-            np.hypot(
-                foresee(s, p, plan.route(p), spectrum(x), 0.03),
-                adds(s, d, plan.intervals[0], x) if plan.intervals else 0.0,
-            ),
-            rel=1e-12,
-        )
-        for _, n, up in plan.table:
-            assert nfe(s, restart(p, n, [up] if up else [])) <= 41
-    assert (
-        plan_restart(
-            data.denoiser(EDM()),
-            35,
-            shape=(3,),
-            seed=3,
-            batch=32,
-            levels=((0.06, 0.3),),
-            sizes=(3,),
-        ).nfe
-        <= 35
-    )  # draws its own batch
-    for bad, word in (((8,), "budget"), ((35,), "error")):
-        with pytest.raises(ValueError, match=word):
-            plan_restart(d, *bad, shape=(3,), error=0.03 if word == "budget" else 2.0)

@@ -14,7 +14,6 @@ __all__ = ['MIXTURE', 'RESULTS', 'ROWS', 'PictureMixture', 'save_mixture', 'load
 #| code-summary: "imports of the module"
 import copy
 import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ from ..mixtures import block_inverse, remembered, state_scale
 from ..networks import DenoiserWrapper
 from ..zoo import load
 from ..restart import RestartInterval, restart
-from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, sample
+from ..sampling import DPMpp2M, Heun, Sampler, grid, sample
+from ..restart import points_after_restarts
 from ..zoo import parse_sampler
 
 # %% ../../nbs/lab_yardsticks.ipynb #2c4aef3b
@@ -736,11 +736,11 @@ def way_of(
     name, _, kind = head.partition("@")
     sampler = parse_sampler(name)
     if not up:
-        return sampler, grid(process, main_points(sampler, budget, []), kind)
+        return sampler, grid(process, points_after_restarts(sampler, budget, []), kind)
     low, high, count = (float(v) for v in up.split(","))
     repeats = max(1, budget // 3 // (sampler.evals * (int(count) - 1)))
     interval = RestartInterval.from_sigma(process, low, high, int(count), repeats)
-    points = main_points(sampler, budget, [interval])
+    points = points_after_restarts(sampler, budget, [interval])
     return sampler, restart(process, points, [interval], kind=kind)
 
 

@@ -1,0 +1,137 @@
+"The planner: its Gaussian model against runs, its forecast by hand, its budget and its word."
+
+import numpy as np
+import pytest
+import torch
+
+from compsamp.core import Noise
+from compsamp.forward import EDM, VP, NoisePredictor
+from compsamp.mixtures import GaussianMixture
+from compsamp.planner import (
+    RestartPlan,
+    detour_error,
+    final_variances,
+    forecast_error,
+    plan_restart,
+    spectrum,
+)
+from compsamp.psld import CLD, PSLD
+from compsamp.restart import RestartInterval, restart
+from compsamp.sampling import EDMHeun, Euler, EulerMaruyama, Heun, grid, nfe, sample
+from compsamp.splitting import RVV
+
+
+class Toy(NoisePredictor):
+    shape = (5,)
+
+    def predict(self, z, t):
+        return torch.sin(1.3 * z / (1 + t) + t)
+
+
+def toy(z, t):
+    return np.sin(1.3 * z / (1 + t) + t)
+
+
+class ScaledDenoiser(NoisePredictor):
+    "eps wrong by a factor 1 + error."
+
+    def __init__(self, denoiser, error):
+        super().__init__(denoiser.process)
+        self.inner = denoiser
+        self.error = error
+
+    def predict(self, z, t):
+        return (1 + self.error) * self.inner.predict(z, t)
+
+
+def test_what_a_detour_adds_by_hand():
+    process = EDM()
+    x = torch.randn(500, 2, generator=torch.Generator().manual_seed(1)).double()
+    denoiser = Toy(process)
+    noise = Noise(5, 500, (2,), dtype=torch.float64)
+    times = grid(process, 3, "karras", top=0.9, bottom=0.2).tolist()
+    z = x.numpy() + 0.2 * noise().numpy()
+    y = z + np.sqrt(0.81 - 0.04) * noise().numpy()
+    for t, s in zip(times, times[1:]):
+        y = y + (s - t) * toy(y, t)
+
+    def spread(cloud):
+        ends = cloud - 0.2 * toy(cloud, 0.2)
+        return np.sqrt(np.linalg.eigvalsh(np.cov(ends.T, bias=True)))
+
+    expected = np.sqrt(np.mean((spread(y) / spread(z) - 1) ** 2))
+    found = detour_error(Euler(), denoiser, RestartInterval(0.2, 0.9, 3, 7), x, seed=5)
+    assert found == pytest.approx(expected, rel=1e-9) and expected > 0.01
+
+
+def test_a_coarse_detour_adds_more():
+    gaussian = GaussianMixture(torch.zeros(1, 2), 0.04 * torch.eye(2).double()[None])
+    exact, x = gaussian.denoiser(VP()), gaussian.sample(20_000)
+    fine = detour_error(Heun(), exact, RestartInterval.from_sigma(VP(), 0.1, 2.0, 60, 1), x)
+    coarse = detour_error(Euler(), exact, RestartInterval.from_sigma(VP(), 0.1, 2.0, 3, 1), x)
+    assert fine < 0.01 and coarse > 5 * fine, (fine, coarse)
+
+
+@pytest.mark.parametrize(
+    "process, sampler, error",
+    [(VP(), EDMHeun(), 0.0), (EDM(), EulerMaruyama(), 0.05), (CLD(), RVV(), -0.05)],
+    ids=str,
+)
+def test_final_variances_are_what_a_crowd_reaches(process, sampler, error):
+    variances = torch.tensor([1.0, 0.02]).double()
+    gaussian = GaussianMixture(torch.zeros(1, 2), torch.diag(variances)[None])
+    kind = "quadratic" if process.k == 2 else "karras"
+    main = grid(process, 15, kind)
+    route = restart(process, main, [RestartInterval.from_sigma(process, 0.1, 1.0, 4, 2)])
+    denoiser = ScaledDenoiser(gaussian.denoiser(process), error)
+    settings = {"n": 8000, "batch": 8000, "shape": (2,), "dtype": torch.float64}
+    x = sample(sampler, denoiser, route, **settings).x
+    computed = final_variances(sampler, process, route, variances, error)
+    assert (x.var(0) / computed - 1).abs().max() < 0.08
+
+
+def test_a_fine_grid_ends_on_the_data():
+    variances = torch.tensor([1.0, 0.02]).double()
+    fine = final_variances(EDMHeun(), EDM(), grid(EDM(), 300, "karras"), variances)
+    assert (fine / variances - 1).abs().max() < 2e-3
+
+
+DATA = GaussianMixture(
+    torch.zeros(1, 3), torch.diag(torch.tensor([1.0, 0.05, 0.005]).double())[None]
+)
+
+
+@pytest.mark.parametrize("process", [VP(), PSLD()], ids=str)
+def test_a_plan_keeps_its_budget_and_its_word(process):
+    x = DATA.sample(400)
+    denoiser = DATA.denoiser(process)
+    plan = plan_restart(denoiser, 41, pictures=x, levels=((0.06, 0.3), (0.4, 3.0)), sizes=(3,))
+    sampler = EDMHeun() if process.k == 1 else Heun()
+    route = plan.route(process)
+    assert isinstance(plan, RestartPlan) and plan.nfe <= 41
+    assert sample(sampler, denoiser, route, n=2, shape=(3,)).nfe == plan.nfe
+    assert plan.error == min(row[0] for row in plan.table)
+    added = detour_error(sampler, denoiser, plan.intervals[0], x) if plan.intervals else 0.0
+    model = forecast_error(sampler, process, route, spectrum(x), 0.03)
+    assert plan.error == pytest.approx(np.hypot(model, added), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:restart asked for")
+def test_every_candidate_keeps_the_budget():
+    levels = {"levels": ((0.06, 0.3), (0.4, 3.0)), "sizes": (3,)}
+    plan = plan_restart(DATA.denoiser(VP()), 41, pictures=DATA.sample(400), **levels)
+    for _, points, interval in plan.table:
+        assert nfe(EDMHeun(), restart(VP(), points, [interval] if interval else [])) <= 41
+
+
+def test_a_plan_draws_its_own_batch_and_says_nothing(recwarn):
+    settings = {"shape": (3,), "seed": 3, "batch": 32, "levels": ((0.06, 0.3),), "sizes": (3,)}
+    plan = plan_restart(DATA.denoiser(EDM()), 35, **settings)
+    plan.route(EDM())
+    assert plan.nfe <= 35 and not [w for w in recwarn if "restart" in str(w.message)]
+
+
+@pytest.mark.parametrize("budget, error, word", [(8, 0.03, "budget"), (35, 2.0, "error")])
+def test_bad_input(budget, error, word):
+    with pytest.raises(ValueError, match=word):
+        plan_restart(DATA.denoiser(PSLD()), budget, shape=(3,), error=error)
