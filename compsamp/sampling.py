@@ -285,17 +285,13 @@ def nfe(
 
 def points_for_budget(
     sampler: Sampler,
-    budget: int,  # evaluations that may be spent
+    budget: int,  # evaluations that may be spent, at least `evals`
     evals: int = 1,  # evaluations per call: 2 under guidance
-    detours: int = 0,  # evaluations that restarts take out of the budget
 ) -> int:
     "The largest number of grid points whose evaluations do not exceed the budget."
-    least = evals + detours
-    allowed = f"a whole number, at least {least}, the price of the final denoise"
-    if detours:
-        allowed = f"a whole number, at least {least}: the restarts cost {detours}, the end {evals}"
-    require(is_count(budget) and budget >= least, "nfe", budget, allowed)
-    return ((budget - detours) // evals - 1) // sampler.evals + 1
+    allowed = f"a whole number, at least {evals}, the price of the final denoise"
+    require(is_count(budget) and budget >= evals, "nfe", budget, allowed)
+    return (budget // evals - 1) // sampler.evals + 1
 
 # %% ../nbs/07_sampling.ipynb #27eea4cd
 @torch.no_grad()

@@ -98,8 +98,8 @@ def test_restart(tmp_path, run):
         ("--restart .3,.06,3,2", "sigma_min"),
         ("--restart .06,.3", "restart"),
         ("--restart .06,.3,3,2 --nfe 4", "nfe = 4"),
-        ("--restart .06,.3,3,2 --nfe 4", "at least 5"),
-        ("--sampler edm --restart .06,.3,3,2 --nfe 1", "at least 9"),
+        ("--restart .06,.3,3,2 --nfe 4", "at least"),
+        ("--sampler edm --restart .06,.3,3,2 --nfe 1", "nfe = 1"),
         ("--steps 5 --nfe 5", "not allowed with"),
     ],
 )

@@ -317,11 +317,10 @@ def test_states_are_not_kept():
     assert most <= 3
 
 
-def test_budget_beside_restarts():
-    assert points_for_budget(EDMHeun(), 43, detours=8) == 18
-    assert points_for_budget(EDMHeun(), 86, evals=2, detours=16) == 18
-    with pytest.raises(ValueError, match=r"nfe = 1: .*at least 9: the restarts cost 8, the end 1"):
-        points_for_budget(EDMHeun(), 1, detours=8)
+def test_budget_under_guidance():
+    assert points_for_budget(EDMHeun(), 35) == points_for_budget(EDMHeun(), 70, evals=2) == 18
+    with pytest.raises(ValueError, match="nfe = 1: .*at least 2"):
+        points_for_budget(EDMHeun(), 1, evals=2)
 
 
 # Seeds and precision
