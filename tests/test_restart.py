@@ -204,33 +204,29 @@ SOLVERS = [
 
 
 @pytest.mark.parametrize(
-    "s, p", [(s, p) for s in SOLVERS for p in PROCESSES if s.k in (None, p.k)], ids=str
+    "solver, process",
+    [(s, p) for s in SOLVERS for p in PROCESSES if s.k in (None, p.k)],
+    ids=str,
 )
-def test_every_process_and_solver(s, p):
+def test_every_process_and_solver(solver, process):
     "Gaussian data: a fine run with Restart ends on the data; cost and seeds hold."
-    if getattr(s, "lam", 0):
-        s = replace(s, lam=s.lam / p.T)
-    d = GaussianMixture([[0.4]], [[[0.09]]]).denoiser(p)
-    v = [
-        RestartInterval.from_sigma(p, 0.05, 0.4, 40, 2),
-        RestartInterval.from_sigma(p, 0.8, 2.5, 40, 1),
+    if getattr(solver, "lam", 0):
+        solver = replace(solver, lam=solver.lam / process.T)
+    exact = GaussianMixture([[0.4]], [[[0.09]]]).denoiser(process)
+    two = [
+        RestartInterval.from_sigma(process, 0.05, 0.4, 40, 2),
+        RestartInterval.from_sigma(process, 0.8, 2.5, 40, 1),
     ]
-    for intervals in ([], v[:1], v):
-        r = restart(
-            p,
-            grid(p, 250, "quadratic" if p.k == 2 else "karras"),
-            intervals,
-            kind="quadratic" if p.k == 2 else "karras",
-        )
-        x = sample(s, d, r, n=1500, batch=1500, seed=2)
-        assert (
-            x.nfe == nfe(s, r)
-            and abs(float(x.x.mean()) - 0.4) < 0.06
-            and abs(float(x.x.std()) / 0.3 - 1)
-            < (0.2 if isinstance(s, Euler) and p.k == 2 else 0.15)
-        )
-    part = sample(s, d, r, n=5, first=3, batch=2, seed=2).x
-    assert (part - x.x[3:8]).abs().max() < 2e-4
+    kind = "quadratic" if process.k == 2 else "karras"
+    coarse = isinstance(solver, Euler) and process.k == 2
+    for intervals in ([], two[:1], two):
+        route = restart(process, grid(process, 250, kind), intervals, kind=kind)
+        run = sample(solver, exact, route, n=1500, batch=1500, seed=2)
+        assert run.nfe == nfe(solver, route)
+        assert abs(float(run.x.mean()) - 0.4) < 0.06
+        assert abs(float(run.x.std()) / 0.3 - 1) < (0.2 if coarse else 0.15)
+    part = sample(solver, exact, route, n=5, first=3, batch=2, seed=2).x
+    assert (part - run.x[3:8]).abs().max() < 2e-4
 
 
 def euler_kernel(process, low, high, n=2000):
@@ -280,20 +276,20 @@ def test_the_driver_jumps_by_the_kernel(p):
     assert (up - moved.flatten(1)).abs().max() < 1e-9 * moved.abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:restart asked for")
 def test_inside_solver_and_churn():
-    p = VP()
-    d = MIX.denoiser(p)
-    v = [RestartInterval.from_sigma(p, 0.06, 0.3, 3, 2)]
-    r = restart(p, grid(p, 9, "karras"), v, inside=Heun())
-    assert nfe(DPMpp2M(), r) == 9 + 2 * 2 * 2 == sample(DPMpp2M(), d, r, n=3).nfe
-    many = restart(p, grid(p, 9, "karras"), v, inside=EulerMaruyama())
-    assert sample(DDIM(), d, many, n=3).nfe == 9 + 2 * 2
+    process = VP()
+    exact = MIX.denoiser(process)
+    main = grid(process, 9, "karras")
+    interval = [RestartInterval.from_sigma(process, 0.06, 0.3, 3, 2)]
+    route = restart(process, main, interval, inside=Heun())
+    assert nfe(DPMpp2M(), route) == 9 + 2 * 2 * 2 == sample(DPMpp2M(), exact, route, n=3).nfe
+    route = restart(process, main, interval, inside=EulerMaruyama())
+    assert sample(DDIM(), exact, route, n=3).nfe == 9 + 2 * 2
     with pytest.raises(ValueError, match="k = 2"):
-        sample(DDIM(), d, restart(p, 9, v, inside=RVV()), n=2)
+        sample(DDIM(), exact, restart(process, 9, interval, inside=RVV()), n=2)
     churned = EDMHeun(9.0, 0.01, 1.0)
-    assert churned.raised(p, grid(p, 9, "karras")).tolist() == [
-        q.u for q in churned.prepare(p, grid(p, 9, "karras"))
-    ]
+    assert churned.raised(process, main).tolist() == [r.u for r in churned.prepare(process, main)]
 
 
 def test_zero_repeats_are_no_restart():
@@ -427,6 +423,7 @@ def test_far_snapping_warns_with_both_numbers():
 V = RestartInterval
 
 
+@pytest.mark.filterwarnings("ignore:restart asked for")
 @pytest.mark.parametrize(
     "make, words",
     [

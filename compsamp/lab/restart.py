@@ -5,7 +5,7 @@ __all__ = ['SYNTHETIC_PROCESS', 'SYNTHETIC_TOP', 'SYNTHETIC_BOTTOM', 'SYNTHETIC_
            'train_four_layers', 'last_state', 'interval_grid', 'cross_interval', 'pick_points', 'three_errors',
            'methods_of', 'restart_synthetic', 'synthetic_line']
 
-# %% ../../nbs/lab_restart.ipynb #596efcb7
+# %% ../../nbs/lab_restart.ipynb #fd03ed97
 from collections import deque
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ..metrics import wasserstein
 from ..networks import Denoiser, PredictEDM
 from ..sampling import EDMHeun, Euler, EulerMaruyama, Route, grid, states
 
-# %% ../../nbs/lab_restart.ipynb #137d2a21
+# %% ../../nbs/lab_restart.ipynb #53e1e2ce
 SYNTHETIC_PROCESS = EDM()
 SYNTHETIC_TOP, SYNTHETIC_BOTTOM = 1.5, 1.0  # the interval
 SYNTHETIC_POINTS = 2000  # of the data
@@ -76,7 +76,7 @@ def train_four_layers(
         rate.step()
     return Denoiser(network.eval().requires_grad_(False), SYNTHETIC_PROCESS, (20,))
 
-# %% ../../nbs/lab_restart.ipynb #8aa331fc
+# %% ../../nbs/lab_restart.ipynb #1333d0ba
 def last_state(sampler, denoiser, times, z: Tensor, draw=None) -> Tensor:
     "Where a run ends, without the final denoise."
     run = states(sampler, denoiser, times, z, draw, denoise=False)
