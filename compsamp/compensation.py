@@ -2,114 +2,121 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'PAIRS', 'SHARE', 'MODULE_KINDS', 'STATES', 'ERRORS', 'COMPENSATION_OBJECTIVES', 'check_strength',
-           'weights', 'module_answer', 'check_module_card', 'Compensated', 'CompensatedDDIM', 'ddim_step', 'estimate',
-           'ModuleObjective', 'LightUNet', 'light_module', 'new_card', 'price', 'save_module', 'load_module',
-           'with_module', 'TimewiseScaling', 'fit_timewise_scaling', 'Compensation', 'correction_size']
+           'fresh_variance', 'weights', 'module_answer', 'check_module_card', 'Compensated', 'CompensatedDDIM',
+           'ddim_step', 'estimate', 'ModuleObjective', 'LightUNet', 'light_module', 'new_card', 'price', 'save_module',
+           'load_module', 'with_module', 'TimewiseScaling', 'fit_timewise_scaling', 'Compensation', 'correction_size']
 
 # %% ../nbs/08_compensation.ipynb #27de84b1
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
-import time
 import json
+import time
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+
 import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
+
 from . import data, networks, training
-from .core import Record, affine, is_count, per_sample, require
+from .core import affine, is_count, per_sample, records, require
 from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import DDIM, Sampler, grid, signal_and_noise
 from .training import Velocity, perturb_on_device
 
 # %% ../nbs/08_compensation.ipynb #3db44f70
-READINGS = ("re-estimated", "frozen")
+READINGS = ("re-estimated", "frozen")  # of the weight: w_A and w_B
 
 
-def check_strength(strength, reading: str = READINGS[0]):
-    "An error unless these are a strength in [0, 1] and a reading of the weight."
-    require(
-        isinstance(strength, (int, float)) and 0 <= strength <= 1,
-        "strength",
-        strength,
-        "a number in [0, 1]: 0 is off, 1 puts the module in place of the estimate",
-    )
+def check_strength(
+    strength,  # of the correction
+    reading: str = READINGS[0],  # of its weight
+):
+    "ValueError unless these are a strength in [0, 1] and a reading of the weight."
+    allowed = "a number in [0, 1]: 0 is off, 1 puts the module in place of the estimate"
+    is_strength = isinstance(strength, (int, float)) and 0 <= strength <= 1
+    require(is_strength, "strength", strength, allowed)
     require(reading in READINGS, "reading", reading, f"one of {', '.join(READINGS)}")
 
 
+def fresh_variance(
+    process: LinearSDE,  # with k = 1
+    t,  # float or float64 `(...)`: the step's start
+    s,  # its end, s <= t
+    eta: float,  # of DDIM, in [0, 1]
+) -> Tensor:  # `(...)`, float64
+    "v, the variance that DDIM's step draws afresh (Song et al. 2021, Eq. 16)."
+    _, sigma_t = signal_and_noise(process, t)
+    _, sigma_s = signal_and_noise(process, s)
+    return (eta * sigma_s / sigma_t) ** 2 * process.transition(t, s)[1][..., 0, 0]
+
+
 def weights(
-    process: LinearSDE,
-    t,  # float or float64 `(...)`, the step's start
-    s,  # and its end, s <= t
+    process: LinearSDE,  # with k = 1
+    t,  # float or float64 `(...)`: the step's start
+    s,  # its end, s <= t
     eta: float = 0.0,  # of DDIM, in [0, 1]
-    reading: str = READINGS[0],
-) -> Tensor:
-    """w of the compensated step, `(...)` float64: psi_s - psi_t sqrt(sigma_s^2 - v)/sigma_t if eps
-    is re-estimated, psi_s - psi_t if it is frozen; k = 1."""
+    reading: str = READINGS[0],  # or 'frozen'
+) -> Tensor:  # `(...)`, float64
+    "The weight w of the compensated step, eq. 4."
     require(process.k == 1, "process", process, "k = 1: the step is that of DDIM")
     check_strength(1.0, reading)
     require(0 <= eta <= 1, "eta", eta, "in [0, 1]")
-    (p, g), (q, h) = (
-        signal_and_noise(process, process.checked(t, zero=False)),
-        signal_and_noise(process, s),
-    )
+    psi_t, sigma_t = signal_and_noise(process, process.checked(t, zero=False))
+    psi_s, sigma_s = signal_and_noise(process, s)
     if reading == "frozen":
-        return q - p
-    v = (eta * h / g) ** 2 * process.transition(t, s)[1][..., 0, 0]
-    return q - p * (h * h - v).sqrt() / g
+        return psi_s - psi_t
+    v = fresh_variance(process, t, s, eta)
+    return psi_s - psi_t * (sigma_s**2 - v).sqrt() / sigma_t
 
 # %% ../nbs/08_compensation.ipynb #adb415ea
 def module_answer(
     module,  # C(x0hat, 1000 t): the light network, or any function
     x: Tensor,  # estimates of the picture `(B, C, ...)`
-    t,
-) -> Tensor:
-    "C(x, t); an error if it answers in another shape."
-    y = module(x, networks.network_time(module, t, x))
-    require(
-        y.shape == x.shape,
-        "module",
-        tuple(y.shape),
-        f"pictures of the shape asked about, {tuple(x.shape)}",
-    )
-    return y
+    t,  # a float, or float64 `(B,)`
+) -> Tensor:  # `(B, C, ...)`
+    "C(x, t); ValueError if it answers in another shape."
+    answer = module(x, networks.network_time(module, t, x))
+    allowed = f"pictures of the shape asked about, {tuple(x.shape)}"
+    require(answer.shape == x.shape, "module", tuple(answer.shape), allowed)
+    return answer
 
 
 def check_module_card(
     card: dict,  # of a module; {} for a function without one
-    process: LinearSDE,
-    shape,
+    process: LinearSDE,  # at hand
+    shape,  # of one picture; None: not compared
 ):
-    "An error unless a module was made for this process and size of picture."
+    "ValueError unless a module was made for this process and size of picture."
     if not card:
         return
-    made, now = (
-        json.dumps(v, sort_keys=True) for v in (card["process"], networks.process_card(process))
-    )
-    require(made == now, "module", made[:100], f"one trained for the process at hand, {process}")
-    require(
-        shape is None or list(card["shape"]) == list(shape),
-        "module",
-        tuple(card["shape"]),
-        f"one trained for pictures of the size at hand, {shape and tuple(shape)}",
-    )
+    made = json.dumps(card["process"], sort_keys=True)
+    asked = json.dumps(networks.process_card(process), sort_keys=True)
+    allowed = f"one trained for the process at hand, {process}"
+    require(made == asked, "module", made[:100], allowed)
+    if shape is not None:
+        allowed = f"one trained for pictures of the size at hand, {tuple(shape)}"
+        same = list(card["shape"]) == list(shape)
+        require(same, "module", tuple(card["shape"]), allowed)
 
 # %% ../nbs/08_compensation.ipynb #b22a1c0c
 class Compensated(networks.DenoiserWrapper):
-    """A denoiser whose estimate x0hat is moved a share `strength` of the way to C(x0hat, t): any
-    sampler on it is compensated."""
+    "A denoiser whose estimate is moved a share `strength` of the way to C(x0hat, t), eq. 5."
 
     def __init__(
         self,
-        denoiser: NoisePredictor,
-        module,  # C(x0hat, 1000 t)
-        strength: float = 1.0,
-    ):  # in [0, 1]; at 0 the module is never called
+        denoiser: NoisePredictor,  # any k
+        module,  # C(x0hat, 1000 t): a network or a function
+        strength: float = 1.0,  # in [0, 1]; at 0 the module is never called
+    ):
         super().__init__(denoiser)
         check_strength(strength)
         require(callable(module), "module", module, "a network or a function", TypeError)
-        check_module_card(getattr(module, "card", {}), denoiser.process, getattr(denoiser, "shape", None))
+        card, shape = getattr(module, "card", {}), getattr(denoiser, "shape", None)
+        check_module_card(card, denoiser.process, shape)
         self.module = module
         self.strength = strength
 
@@ -120,22 +127,21 @@ class Compensated(networks.DenoiserWrapper):
         return super().to(device)
 
     def predict(self, z, t):
-        """eps - strength L^-1 mu (C(x0hat) - x0hat): the noise that goes with the compensated
-        estimate; the module is not counted."""
-        e = self.inner.predict(z, t)
+        "The noise of the compensated estimate, eps - strength L^-1 mu (C(x0hat) - x0hat)."
+        eps = self.inner.predict(z, t)
         if not self.strength:
-            return e
-        x = self.inner.data_from(z, e, t)
+            return eps
+        x0 = self.inner.data_from(z, eps, t)
         mu = self.process.marginal(t)[0]
         L = self.process.factor(t)
-        u = torch.linalg.solve_triangular(L, mu[..., None], upper=False)[..., 0]
-        return e - mean_state(self.strength * u, module_answer(self.module, x, t) - x)
+        scale = torch.linalg.solve_triangular(L, mu[..., None], upper=False)[..., 0]
+        correction = module_answer(self.module, x0, t) - x0
+        return eps - mean_state(self.strength * scale, correction)
 
 # %% ../nbs/08_compensation.ipynb #28aea3c3
 @dataclass(frozen=True)
 class CompensatedDDIM(Sampler):
-    """DDIM's step plus strength w (C(x0hat) - x0hat), in either reading of w; on the plain
-    denoiser. The last denoise is left alone."""
+    "DDIM's step plus strength w (C(x0hat) - x0hat), eq. 3, with either weight."
 
     module: object = field(repr=False, compare=False)  # C(x0hat, 1000 t)
     strength: float = 1.0  # in [0, 1]
@@ -154,58 +160,58 @@ class CompensatedDDIM(Sampler):
         return int(self.eta > 0)
 
     def prepare(self, process, times):
-        "DDIM's a, b, c; x0hat = x z + y eps; and the weight w times strength."
+        "z_s = keep z + gain x0 + w (C - x0) + c times fresh noise."
         check_module_card(getattr(self.module, "card", {}), process, None)
-        psi, sigma = signal_and_noise(process, times[:-1])
-        w = self.strength * weights(process, times[:-1], times[1:], self.eta, self.reading)
-        rows = zip(
-            DDIM(self.eta).prepare(process, times),
-            (1 / psi).tolist(),
-            (-sigma / psi).tolist(),
-            w.tolist(),
-        )
-        return [Record(**vars(r), x=x, y=y, w=w) for r, x, y, w in rows]
+        t, s = times[:-1], times[1:]
+        gain = weights(process, t, s, self.eta)
+        w = self.strength * weights(process, t, s, self.eta, self.reading)
+        v = fresh_variance(process, t, s, self.eta)
+        _, sigma_t = signal_and_noise(process, t)
+        _, sigma_s = signal_and_noise(process, s)
+        keep = (sigma_s**2 - v).sqrt() / sigma_t
+        return records(t=t, s=s, c=v.sqrt(), keep=keep, gain=gain, w=w)
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation, one call of the module (none at strength 0), one draw if eta > 0."
-        e = denoiser.eps(z, r.t)
-        new = affine(r.a, z, r.b, e)
+        x0 = denoiser.x0(z, r.t)
+        new = affine(r.keep, z, r.gain, x0)
         if self.strength:
-            x = affine(r.x, z, r.y, e)
-            new = torch.add(new, module_answer(self.module, x, r.t) - x, alpha=r.w)
+            new = torch.add(new, module_answer(self.module, x0, r.t) - x0, alpha=r.w)
         return (torch.add(new, draw(), alpha=r.c) if self.eta else new), None
 
 # %% ../nbs/08_compensation.ipynb #8845b677
 def ddim_step(
-    process: LinearSDE,
-    z: Tensor,
-    e: Tensor,  # states `(B, ...)` and their noise
-    t: Tensor,
-    s: Tensor,  # from and to, `(B,)`
-    module=None,
-    strength: float = 1.0,
-    reading: str = READINGS[0],
-) -> Tensor:
-    """One step of DDIM (eta = 0), compensated if there is a module, every state between times of
-    its own; k = 1."""
-    (p, g), (q, h) = signal_and_noise(process, t), signal_and_noise(process, s)
-
-    def col(v):
-        return v[:, None, None]
-
-    new = affine(col(q / p), z, col(h - q / p * g), e)
+    process: LinearSDE,  # with k = 1
+    z: Tensor,  # states `(B, ...)`
+    eps: Tensor,  # their noise, of the same shape
+    t: Tensor,  # float64 `(B,)`: where each state is
+    s: Tensor,  # float64 `(B,)`: where it goes
+    module=None,  # C(x0hat, 1000 t); None: DDIM itself
+    strength: float = 1.0,  # in [0, 1]
+    reading: str = READINGS[0],  # of the weight
+) -> Tensor:  # `(B, ...)`
+    "One step of DDIM (eta = 0), compensated if there is a module, each state at its own times."
+    psi_t, sigma_t = signal_and_noise(process, t)
+    psi_s, sigma_s = signal_and_noise(process, s)
+    of_state = psi_s / psi_t
+    of_noise = sigma_s - psi_s / psi_t * sigma_t
+    new = affine(of_state[:, None, None], z, of_noise[:, None, None], eps)
     if module is None or not strength:
         return new
-    x = estimate(process, z, e, t)
-    return new + per_sample(strength * weights(process, t, s, 0.0, reading), z) * (
-        module_answer(module, x, t) - x
-    )
+    x0 = estimate(process, z, eps, t)
+    w = per_sample(strength * weights(process, t, s, 0.0, reading), z)
+    return new + w * (module_answer(module, x0, t) - x0)
 
 
-def estimate(process: LinearSDE, z: Tensor, e: Tensor, t: Tensor) -> Tensor:
-    "x0hat = (z - sigma e)/psi; k = 1."
+def estimate(
+    process: LinearSDE,  # with k = 1
+    z: Tensor,  # states `(B, ...)`
+    eps: Tensor,  # their noise, of the same shape
+    t: Tensor,  # float64 `(B,)`
+) -> Tensor:  # `(B, ...)`
+    "x0hat = (z - sigma eps)/psi."
     psi, sigma = signal_and_noise(process, t)
-    return affine((1 / psi)[:, None, None], z, (-sigma / psi)[:, None, None], e)
+    return affine((1 / psi)[:, None, None], z, (-sigma / psi)[:, None, None], eps)
 
 # %% ../nbs/08_compensation.ipynb #29cf6d02
 PAIRS = ("exact", "rollout", "finer")
@@ -213,94 +219,76 @@ PAIRS = ("exact", "rollout", "finer")
 
 @dataclass(frozen=True, eq=False)
 class ModuleObjective:
-    """What a module learns: mean |C(x0hat, t) - target|^2, x0hat from the frozen main network on
-    its own grid. An objective for `Trainer`; k = 1."""
+    "What a module learns: mean |C(x0hat) - target|^2 on pairs that a frozen network makes; k = 1."
 
-    main: NoisePredictor = field(repr=False)  # frozen
-    pairs: str = "rollout"  # x0hat from q(x_t | x0) ('exact'), or `steps` DDIM steps further ('rollout'), target x0; or target 'finer', eq. 9
-    points: int = 20  # of the uniform grid
+    main: NoisePredictor = field(repr=False)  # the network whose estimates are corrected, frozen
+    pairs: str = "rollout"  # 'exact', 'rollout' or 'finer'
+    points: int = 20  # of the uniform grid the pairs lie on
     steps: int = 1  # length of the roll-out, or finer steps within one of the grid
-    network: str = ""  # fingerprint of the main network; found, if left empty
+    network: str = ""  # hash of the main network's weights; found, if left empty
 
     def __post_init__(self):
-        require(
-            self.main.process.k == 1,
-            "process",
-            self.main.process,
-            "k = 1: the roll-outs are DDIM's",
-        )
+        process, finer = self.main.process, self.pairs == "finer"
+        require(process.k == 1, "process", process, "k = 1: the roll-outs are DDIM's")
         require(self.pairs in PAIRS, "pairs", self.pairs, f"one of {', '.join(PAIRS)}")
-        require(
-            is_count(self.points) and self.points >= 2,
-            "points",
-            self.points,
-            "a whole number, at least 2",
-        )
-        least = 1 + (self.pairs == "finer")
-        require(
-            is_count(self.steps)
-            and least <= self.steps
-            and (self.pairs == "finer" or self.steps < self.points),
-            "steps",
-            self.steps,
-            f"a whole number, at least {least}"
-            + ("" if self.pairs == "finer" else f", below points = {self.points}"),
-        )
+        enough = is_count(self.points) and self.points >= 2
+        require(enough, "points", self.points, "a whole number, at least 2")
+        least, allowed = 2 if finer else 1, "a whole number, at least 2"
+        if not finer:
+            allowed = f"a whole number, at least 1, below points = {self.points}"
+        enough = is_count(self.steps) and self.steps >= least
+        require(enough and (finer or self.steps < self.points), "steps", self.steps, allowed)
         if not self.network and hasattr(self.main, "network"):
             object.__setattr__(self, "network", networks.weights_hash(self.main))
 
     def __call__(self, net, ema, process, x0, labels, dice):
-        "The loss, a scalar; the main network is asked without labels, as pictures are drawn."
-        require(
-            process == self.main.process,
-            "process",
-            process,
-            f"that of the main network, {self.main.process}",
-        )
+        "The loss, a scalar; the main network is asked without labels."
+        allowed = f"that of the main network, {self.main.process}"
+        require(process == self.main.process, "process", process, allowed)
         x, target, t = self.draw(x0, dice)
         return (net(x, networks.network_time(net, t, x)).float() - target).square().mean()
 
     @torch.no_grad()
-    def draw(self, x0: Tensor, dice):
-        "Estimates, what they should be, and the times they belong to."
-        p = self.main.process
-        d = self.main
-        far = dict(exact=0, rollout=self.steps, finer=1)[self.pairs]
-        times = grid(p, self.points)
-        i = (dice.uniform(len(x0)) * (self.points - far)).long()
-        t = times[i]
-        z = perturb_on_device(p, x0, t, dice.normal(x0.shape))
-        e = d.predict(z, t)
+    def draw(
+        self,
+        x0: Tensor,  # pictures `(B, C, ...)`
+        dice,  # the random numbers of this step
+    ):
+        "Estimates, what they should be, and the times they belong to, `(B,)` float64."
+        process, times = self.main.process, grid(self.main.process, self.points)
+        ahead = {"exact": 0, "rollout": self.steps, "finer": 1}[self.pairs]
+        index = (dice.uniform(len(x0)) * (self.points - ahead)).long()
+        t = times[index]
+        z = perturb_on_device(process, x0, t, dice.normal(x0.shape))
+        eps = self.main.predict(z, t)
         if self.pairs == "finer":
-            return estimate(p, z, e, t), self.finer(z, e, t, times[i + 1]), t
-        for j in range(far):
-            z = ddim_step(p, z, e, t, times[i + j + 1])
-            t = times[i + j + 1]
-            e = d.predict(z, t)
-        return estimate(p, z, e, t), x0, t
+            return estimate(process, z, eps, t), self.finer(z, eps, t, times[index + 1]), t
+        for step in range(ahead):
+            s = times[index + step + 1]
+            z = ddim_step(process, z, eps, t, s)
+            t = s
+            eps = self.main.predict(z, t)
+        return estimate(process, z, eps, t), x0, t
 
-    def finer(self, z, e, t, s):
-        """The x0 with which one step of DDIM from t to s lands where `steps` of them land (Salimans
-        and Ho 2022, App. G)."""
-        p = self.main.process
-        y, u = z, t
-        for j in range(self.steps):
-            if j:
-                e = self.main.predict(y, u)
-            v = t + (s - t) * (j + 1) / self.steps
-            y = ddim_step(p, y, e, u, v)
-            u = v
-        w = weights(p, t, s)
-        ratio = signal_and_noise(p, s)[1] / signal_and_noise(p, t)[1]
-        return (y - per_sample(ratio, z) * z) / per_sample(w, z)
+    def finer(self, z, eps, t, s):
+        "The target of eq. 9, from `steps` finer steps (Salimans and Ho 2022, App. G)."
+        process = self.main.process
+        here, now = z, t
+        for step in range(self.steps):
+            if step:
+                eps = self.main.predict(here, now)
+            then = t + (s - t) * (step + 1) / self.steps
+            here = ddim_step(process, here, eps, now, then)
+            now = then
+        keep = signal_and_noise(process, s)[1] / signal_and_noise(process, t)[1]
+        return (here - per_sample(keep, z) * z) / per_sample(weights(process, t, s), z)
 
 # %% ../nbs/08_compensation.ipynb #b14e3ba8
-SHARE = 0.15  # of the main network's parameters and time, at most
+SHARE = 0.15  # of the main network's parameters, at most
 
 
 class LightUNet(networks.UNet):
-    """C(x, 1000 t): the estimate x plus a correction by a small U-Net that sees it in patches;
-    untrained, the identity."""
+    "C(x, 1000 t): x plus a correction by a small U-Net on patches; untrained, the identity."
 
     def __init__(
         self,
@@ -308,186 +296,162 @@ class LightUNet(networks.UNet):
         width: int = 8,  # a multiple of 8
         mults: tuple = (1, 1),  # width multiplier per resolution
         patch: int = 4,  # pixels along a patch; divides the picture's sides
-        depth: int = 1,
+        depth: int = 1,  # residual blocks per resolution
     ):
         require(is_count(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
         super().__init__(channels * patch**2, width, mults, depth, (), 0)
-        self.config = dict(
-            channels=channels, width=width, mults=list(mults), patch=patch, depth=depth
-        )
+        self.config = {"channels": channels, "width": width, "mults": list(mults)}
+        self.config |= {"patch": patch, "depth": depth}
         self.patch = patch
         self.card = {}
         self.channels = self.channels_out = channels
 
     def forward(self, x, t, labels=None):
         "x `(B, channels, H, W)` and 1000 * time `(B,)` to x + correction."
-        p = self.patch
-        require(
-            x.dim() == 4 and x.shape[1] == self.channels and not (x.shape[2] % p or x.shape[3] % p),
-            "x",
-            tuple(x.shape),
-            f"shape (B, {self.channels}, H, W), sides divisible by patch = {p}",
-        )
-        return x + fn.pixel_shuffle(super().forward(fn.pixel_unshuffle(x, p), t), p)
+        patch = self.patch
+        fits = x.dim() == 4 and x.shape[1] == self.channels
+        fits = fits and not (x.shape[2] % patch or x.shape[3] % patch)
+        allowed = f"shape (B, {self.channels}, H, W), sides divisible by patch = {patch}"
+        require(fits, "x", tuple(x.shape), allowed)
+        return x + fn.pixel_shuffle(super().forward(fn.pixel_unshuffle(x, patch), t), patch)
 
 # %% ../nbs/08_compensation.ipynb #dcc507e1
+#| code-fold: true
+#| code-summary: "a module for a network, with its card, and its price"
 def light_module(
-    denoiser: networks.Denoiser,
-    width: int = 8,
-    mults: tuple = (1, 1),
-    patch: int = 4,
-    seed: int = 0,
+    denoiser: networks.Denoiser,  # the network it shall serve
+    width: int = 8,  # a multiple of 8
+    mults: tuple = (1, 1),  # width multiplier per resolution
+    patch: int = 4,  # pixels along a patch
+    seed: int = 0,  # of its first weights
 ) -> LightUNet:
-    """An untrained module for a network, with a card; ValueError if it has more than `SHARE` of the
-    network's parameters."""
+    "An untrained module with a card; ValueError if it has more than `SHARE` of the parameters."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        m = LightUNet(denoiser.shape[0], width, mults, patch)
-    n = networks.count_parameters(m)
+        module = LightUNet(denoiser.shape[0], width, mults, patch)
+    count = networks.count_parameters(module)
     most = int(SHARE * networks.count_parameters(denoiser.network))
-    require(
-        n <= most,
-        "width, mults",
-        (width, tuple(mults)),
-        f"at most {most:,} parameters, {SHARE:.0%} of the network's; this module has {n:,}",
-    )
-    m.card = new_card(denoiser)
-    return m.eval().to(denoiser.device)
+    allowed = f"at most {most:,} parameters, {SHARE:.0%} of the network's;"
+    allowed += f" this module has {count:,}"
+    require(count <= most, "width, mults", (width, tuple(mults)), allowed)
+    module.card = new_card(denoiser)
+    return module.eval().to(denoiser.device)
 
 
-def new_card(denoiser: networks.Denoiser, **more) -> dict:
-    "The card of a module for a network: process, size of picture, the network's mark."
-    return dict(
-        process=networks.process_card(denoiser.process),
-        shape=list(denoiser.shape),
-        module=dict(main=networks.weights_hash(denoiser), epochs=0.0, **more),
-    )
+def new_card(
+    denoiser: networks.Denoiser,  # the network the module serves
+    **more,  # facts about the module
+) -> dict:
+    "The card of a module for a network: process, size of picture, the network's hash."
+    about = {"main": networks.weights_hash(denoiser), "epochs": 0.0, **more}
+    process = networks.process_card(denoiser.process)
+    return {"process": process, "shape": list(denoiser.shape), "module": about}
 
 
 @torch.no_grad()
-def price(denoiser: NoisePredictor, module, batch: int = 64, repeats: int = 9) -> dict:
-    """One evaluation, plain and compensated in turn, in seconds (of the processor, on a CPU), and
-    the two ratios, of time and of parameters; medians over `repeats` pairs."""
+def price(
+    denoiser: networks.Denoiser,
+    module,  # C(x0hat, 1000 t)
+    batch: int = 64,  # pictures per evaluation
+    repeats: int = 9,  # pairs of evaluations, of which the medians count
+) -> dict:
+    "Seconds of an evaluation, plain and compensated; the ratios of time and parameters."
     clock = time.process_time if denoiser.device.type == "cpu" else time.perf_counter
     z = torch.zeros(batch, *denoiser.shape, device=denoiser.device)
     took = {0.0: [], 1.0: []}
     for _, strength in itertools.product(range(repeats + 1), took):
-        d = Compensated(denoiser, module, strength)
+        used = Compensated(denoiser, module, strength)
         began = clock()
-        float(d.predict(z, denoiser.process.T / 2).sum())
+        float(used.predict(z, denoiser.process.T / 2).sum())
         took[strength].append(clock() - began)
-    plain, both = (torch.tensor(v[1:]) for v in took.values())
-    n = networks.count_parameters(module) / networks.count_parameters(denoiser.network)
-    return dict(
-        plain=float(plain.median()),
-        compensated=float(both.median()),
-        time=float((both / plain).median()),
-        parameters=n,
-    )
+    plain, both = (torch.tensor(seconds[1:]) for seconds in took.values())
+    count = networks.count_parameters(module)
+    return {
+        "plain": float(plain.median()),
+        "compensated": float(both.median()),
+        "time": float((both / plain).median()),
+        "parameters": count / networks.count_parameters(denoiser.network),
+    }
 
 # %% ../nbs/08_compensation.ipynb #fd3ddbe8
-MODULE_KINDS = dict(LightUNet=LightUNet)  # of modules that can be loaded; another one is added below
+#| code-fold: true
+#| code-summary: "saving and loading modules"
+MODULE_KINDS = {"LightUNet": LightUNet}  # that can be loaded; another one is added below
 
 
-def save_module(folder: str | Path, module: nn.Module, **more):
-    "Write weights and card, atomically; `more` goes into the card."
-    require(
-        bool(module.card),
-        "module",
-        "no card",
-        "one made by `light`, `fit_stretch` or `load_module`",
-    )
-    networks.save(
-        folder,
-        module,
-        dict(
-            module.card,
-            network=dict(
-                kind=type(module).__name__,
-                config=module.config,
-                parameters=networks.count_parameters(module),
-            ),
-            **more,
-        ),
-    )
+def save_module(
+    folder: str | Path,  # made if it is not there
+    module: nn.Module,  # with a card
+    **more,  # goes into the card
+):
+    "Write weights and card, atomically."
+    allowed = "one made by `light_module`, `fit_timewise_scaling` or `load_module`"
+    require(bool(module.card), "module", "no card", allowed)
+    count = networks.count_parameters(module)
+    about = {"kind": type(module).__name__, "config": module.config, "parameters": count}
+    networks.save(folder, module, {**module.card, "network": about, **more})
 
 
 def load_module(
-    folder: str
-    | Path,  # written by `save_module` or by a `Trainer`; or the name of one that comes with the package
+    folder: str | Path,  # written by `save_module` or a `Trainer`; or the name of a shipped one
     denoiser=None,  # the network it shall serve; None: not compared
-    device: str | None = "cpu",
+    device: str | None = "cpu",  # None: the best there is
 ) -> nn.Module:
-    """A trained module; ValueError if it is damaged, or made for another process, size of picture
-    or network."""
+    "A trained module; ValueError if damaged, or for another process, size of picture or network."
     folder = networks.checkpoint_folder(folder)
-    require(
-        (folder / "card.json").is_file(),
-        "module",
-        str(folder),
-        "the folder of a compensation module, with card.json",
-        FileNotFoundError,
-    )
+    allowed = "the folder of a compensation module"
+    found = (folder / "card.json").is_file()
+    require(found, "module", str(folder), f"{allowed}, with card.json", FileNotFoundError)
     card = networks.read_card(folder)
     kind = card["network"].get("kind")
     made = MODULE_KINDS.get(kind)
-    require(
-        made is not None and isinstance(card.get("module"), dict),
-        "module",
-        str(folder),
-        f"the folder of a compensation module; this is a {kind}",
-    )
-    m = networks.construct_network(made, card["network"])
+    is_module = made is not None and isinstance(card.get("module"), dict)
+    require(is_module, "module", str(folder), f"{allowed}; this is a {kind}")
+    module = networks.construct_network(made, card["network"])
     if denoiser is not None:
         check_module_card(card, denoiser.process, denoiser.shape)
-        main = card["module"].get("main")
-        require(
-            main == networks.weights_hash(denoiser),
-            "module",
-            str(folder),
-            f"one trained on this network, {networks.weights_hash(denoiser)}; it was trained on {main}",
-        )
+        trained_on, at_hand = card["module"].get("main"), networks.weights_hash(denoiser)
+        allowed = f"one trained on this network, {at_hand}; it was trained on {trained_on}"
+        require(trained_on == at_hand, "module", str(folder), allowed)
     path = folder / card.get("weights", "weights.safetensors")
-    networks.fill_weights(m, networks.read_tensors(path, list(m.state_dict())), path)
-    m.card = card
-    return m.eval().requires_grad_(False).to(training.pick_device(device))
+    networks.fill_weights(module, networks.read_tensors(path, list(module.state_dict())), path)
+    module.card = card
+    return module.eval().requires_grad_(False).to(training.pick_device(device))
 
 
-def with_module(denoiser: NoisePredictor, name: str | Path) -> NoisePredictor:
-    "The denoiser compensated by the module of that name, or in that folder; '': as it is."
+def with_module(
+    denoiser: NoisePredictor,
+    name: str | Path,  # a shipped module, or a folder; '': none
+) -> NoisePredictor:
+    "The denoiser compensated by the module of that name, or as it is."
     return Compensated(denoiser, load_module(name, denoiser, denoiser.device)) if name else denoiser
 
 # %% ../nbs/08_compensation.ipynb #5ca64304
 class TimewiseScaling(nn.Module):
-    """C(x, 1000 t) = x + f(t) (x - mean): one number per time and no network; linear between the
-    times of the fit. Not fitted, the identity."""
+    "C(x, 1000 t) = x + f(t) (x - mean), eq. 10: no network; not fitted, the identity."
 
     on_host = True
 
     def __init__(
         self,
         shape: tuple,  # of one picture
-        points: int,
-    ):  # how many times
+        points: int,  # how many times, between which f is linear
+    ):
         super().__init__()
-        self.config = dict(shape=list(shape), points=points)
+        self.config = {"shape": list(shape), "points": points}
         self.card = {}
-        for n, v in dict(
-            times=torch.arange(points) / points,
-            factors=torch.zeros(points),
-            mean=torch.zeros(tuple(shape)),
-        ).items():
-            self.register_buffer(n, v.float())
+        self.register_buffer("times", (torch.arange(points) / points).float())
+        self.register_buffer("factors", torch.zeros(points))
+        self.register_buffer("mean", torch.zeros(tuple(shape)))
 
     def forward(self, x, t, labels=None):
         "x `(B, C, ...)` and 1000 * time `(B,)` to x + f (x - mean)."
-        u, (f, at) = (
-            (t / 1000).cpu().double().contiguous(),
-            (v.cpu().double() for v in (self.factors, self.times)),
-        )
-        i = torch.searchsorted(at, u).clamp(1, len(at) - 1)
-        share = ((u - at[i - 1]) / (at[i] - at[i - 1])).clamp(0, 1)
-        return x + per_sample(torch.lerp(f[i - 1], f[i], share), x) * (x - self.mean)
+        now = (t / 1000).cpu().double().contiguous()
+        factors, times = self.factors.cpu().double(), self.times.cpu().double()
+        above = torch.searchsorted(times, now).clamp(1, len(times) - 1)
+        share = (now - times[above - 1]) / (times[above] - times[above - 1])
+        factor = torch.lerp(factors[above - 1], factors[above], share.clamp(0, 1))
+        return x + per_sample(factor, x) * (x - self.mean)
 
 
 MODULE_KINDS["TimewiseScaling"] = TimewiseScaling
@@ -497,32 +461,33 @@ MODULE_KINDS["TimewiseScaling"] = TimewiseScaling
 def fit_timewise_scaling(
     objective: ModuleObjective,  # whose pairs: 'finer', as a rule
     images: Tensor,  # `(n, C, H, W)`, uint8 or in [-1, 1]
-    n: int = 2000,
-    batch: int = 100,
-    seed: int = 0,
+    n: int = 2000,  # of the images
+    batch: int = 100,  # images at a time
+    seed: int = 0,  # of times and noise
 ) -> TimewiseScaling:
-    "The factors of eq. 10 on the pairs of n pictures; for a network with a mark, with a card."
-    d = objective.main
+    "The factors of eq. 10 on the pairs of n pictures; for a network with weights, with a card."
     device = getattr(objective.main, "device", images.device)
     x0 = data.to_model(images[:n]) if images.dtype == torch.uint8 else images[:n]
-    far = grid(d.process, objective.points)[:-1].flip(0)
-    require(
-        len(x0) >= 2 * len(far), "images", len(x0), f"at least {2 * len(far)}, two for each time"
-    )
-    m = TimewiseScaling(x0.shape[1:], len(far))
-    m.times.copy_(far)
-    m.mean.copy_(x0.mean(0))
-    up, down = torch.zeros(2, len(far), dtype=torch.float64)
+    times = grid(objective.main.process, objective.points)[:-1].flip(0)
+    allowed = f"at least {2 * len(times)}, two for each time"
+    require(len(x0) >= 2 * len(times), "images", len(x0), allowed)
+    scaling = TimewiseScaling(x0.shape[1:], len(times))
+    scaling.times.copy_(times)
+    scaling.mean.copy_(x0.mean(0))
+    product, square = torch.zeros(2, len(times), dtype=torch.float64)
     for i in range(0, len(x0), batch):
-        x, y, t = objective.draw(x0[i : i + batch].to(device), training.StepRandom(seed, i, device))
-        w, c = ((v.double().flatten(1)).cpu() for v in (x - m.mean.to(x.device), y - x))
-        at = torch.searchsorted(far, t.cpu() - 1e-9).clamp(max=len(far) - 1)
-        up.index_add_(0, at, (w * c).sum(1))
-        down.index_add_(0, at, (w * w).sum(1))
-    m.factors.copy_(up / down.clamp(min=1e-12))
+        dice = training.StepRandom(seed, i, device)
+        x, target, t = objective.draw(x0[i : i + batch].to(device), dice)
+        away = (x - scaling.mean.to(x.device)).double().flatten(1).cpu()
+        wanted = (target - x).double().flatten(1).cpu()
+        at = torch.searchsorted(times, t.cpu() - 1e-9).clamp(max=len(times) - 1)
+        product.index_add_(0, at, (away * wanted).sum(1))
+        square.index_add_(0, at, (away * away).sum(1))
+    scaling.factors.copy_(product / square.clamp(min=1e-12))
     if objective.network:
-        m.card = new_card(d, pairs=objective.pairs, points=objective.points, pictures=len(x0))
-    return m.eval().to(device)
+        about = {"pairs": objective.pairs, "points": objective.points, "pictures": len(x0)}
+        scaling.card = new_card(objective.main, **about)
+    return scaling.eval().to(device)
 
 # %% ../nbs/08_compensation.ipynb #335dc089
 STATES = ("plain", "one-step", "persistent")
@@ -531,26 +496,20 @@ ERRORS = ("v", "x0")
 
 @dataclass(frozen=True)
 class Compensation(Velocity):
-    """Train the main network at the times of a sampling grid, on states that compensated steps lead
-    to. k = 1; for a network that predicts v or x0 (the error of x0 near T is hard on one that
-    predicts eps)."""
+    "Train a network that predicts v or x0 on states that compensated steps lead to; k = 1."
 
-    states: str = "one-step"  # 'plain': from q(x_t | x0); 'one-step': one compensated step further; 'persistent': each picture keeps its state
+    states: str = "one-step"  # 'plain': from q(x_t | x0); 'one-step'; 'persistent'
     points: int = 100  # T: training times and sampling points alike
     module: str = ""  # folder of a frozen module; '': the sampler's own steps
-    strength: float = 1.0
-    reading: str = READINGS[0]
-    error: str = "v"  # the mean square of which error is the loss: of v, or of x0 (the paper's)
+    strength: float = 1.0  # in [0, 1]
+    reading: str = READINGS[0]  # of the weight
+    error: str = "v"  # whose mean square is the loss: 'v', or 'x0' (the paper's)
 
     def __post_init__(self):
         require(self.error in ERRORS, "error", self.error, f"one of {', '.join(ERRORS)}")
         require(self.states in STATES, "states", self.states, f"one of {', '.join(STATES)}")
-        require(
-            is_count(self.points) and self.points >= 2,
-            "points",
-            self.points,
-            "a whole number, at least 2",
-        )
+        enough = is_count(self.points) and self.points >= 2
+        require(enough, "points", self.points, "a whole number, at least 2")
         check_strength(self.strength, self.reading)
         object.__setattr__(self, "held", weakref.WeakKeyDictionary())
         object.__setattr__(self, "loaded", load_module(self.module) if self.module else None)
@@ -559,25 +518,26 @@ class Compensation(Velocity):
         "The loss, a scalar."
         require(process.k == 1, "process", process, "k = 1: the steps are DDIM's")
         times = grid(process, self.points)
-        i = (dice.uniform(len(x0)) * self.points).long()
+        index = (dice.uniform(len(x0)) * self.points).long()
         if self.states == "persistent":
-            return self.persist(net, process, x0, labels, dice, times, i)
-        near = (i - int(self.states == "one-step")).clamp(min=0)
-        z = perturb_on_device(process, x0, times[near], dice.normal(x0.shape))
+            return self.persist(net, process, x0, labels, dice, times, index)
+        before = index - 1 if self.states == "one-step" else index
+        before = before.clamp(min=0)
+        t, s = times[before], times[index]
+        z = perturb_on_device(process, x0, t, dice.normal(x0.shape))
         if self.states == "one-step":
             with torch.no_grad():
-                e = net(z, networks.network_time(net, times[near], z), labels).float()
-                z = torch.where(
-                    per_sample(i > near, z) > 0, self.move(process, z, e, times[near], times[i]), z
-                )
-        return self.loss(net, process, z, x0, labels, times[i])[0]
+                eps = net(z, networks.network_time(net, t, z), labels).float()
+                moves = per_sample(index > before, z) > 0
+                z = torch.where(moves, self.move(process, z, eps, t, s), z)
+        return self.loss(net, process, z, x0, labels, s)[0]
 
-    def move(self, process, z, e, t, s):
+    def move(self, process, z, eps, t, s):
         "A compensated step; the module goes where the states are."
         if self.loaded is not None:
             check_module_card(self.loaded.card, process, z.shape[1:])
             self.loaded.to(z.device)
-        return ddim_step(process, z, e, t, s, self.loaded, self.strength, self.reading)
+        return ddim_step(process, z, eps, t, s, self.loaded, self.strength, self.reading)
 
     def weight(self, process, t, x0):
         "From the error of eps to that of x0 or of v."
@@ -587,69 +547,71 @@ class Compensation(Velocity):
         return per_sample(sigma / psi, x0)
 
     def loss(self, net, process, z, x0, labels, t):
-        "Mean square error at states z that belong to x0, and the prediction of eps."
+        "Mean square error at states z that belong to x0, and the predicted noise."
         psi, sigma = signal_and_noise(process, t)
         target = (z - per_sample(psi, z) * x0) / per_sample(sigma, z)
-        e = net(z, networks.network_time(net, t, z), labels).float()
-        return (self.weight(process, t, x0) * (e - target)).square().mean(), e.detach()
+        eps = net(z, networks.network_time(net, t, z), labels).float()
+        error = self.weight(process, t, x0) * (eps - target)
+        return error.square().mean(), eps.detach()
 
-    def persist(self, net, process, x0, labels, dice, times, i):
-        """Every place in the batch holds a picture until its state reaches the end of the grid;
-        then it takes the new one."""
-        h = self.held.get(net)
+    def persist(self, net, process, x0, labels, dice, times, start):
+        "Each place holds a picture until its state ends the grid, then takes the new one."
+        held = self.held.get(net)
         noise = dice.normal(x0.shape)
-
-        def draw(i):
-            return perturb_on_device(process, x0, times[i], noise)
-
-        if h is None or h["x"].shape != x0.shape:
-            h = dict(x=x0, z=draw(i), i=i, y=labels)
+        if held is None or held["x0"].shape != x0.shape:
+            z = perturb_on_device(process, x0, times[start], noise)
+            held = {"x0": x0, "z": z, "index": start, "labels": labels}
         else:
-            new = h["i"] >= self.points
-            at = per_sample(new, x0) > 0
-
-            def pick(a, b):
-                return None if b is None else torch.where(new.to(b.device), b, a)
-
-            h = dict(
-                x=torch.where(at, x0, h["x"]),
-                z=torch.where(at, draw(torch.zeros_like(i)), h["z"]),
-                i=torch.where(new, 0, h["i"]),
-                y=pick(h["y"], labels),
-            )
-        t = times[h["i"]]
-        loss, e = self.loss(net, process, h["z"], h["x"], h["y"], t)
-        go = h["i"] + 1 < self.points
-        s = times[(h["i"] + 1).clamp(max=self.points - 1)]
+            first = times[torch.zeros_like(start)]
+            z = perturb_on_device(process, x0, first, noise)
+            held = self.refill(held, {"x0": x0, "z": z, "index": 0, "labels": labels})
+        index = held["index"]
+        t = times[index]
+        loss, eps = self.loss(net, process, held["z"], held["x0"], held["labels"], t)
+        moves = index + 1 < self.points
+        s = torch.where(moves, times[(index + 1).clamp(max=self.points - 1)], t)
         with torch.no_grad():
-            z = torch.where(
-                per_sample(go, x0) > 0,
-                self.move(process, h["z"], e, t, torch.where(go, s, t)),
-                h["z"],
-            )
-        self.held[net] = dict(h, z=z, i=h["i"] + 1)
+            new = self.move(process, held["z"], eps, t, s)
+            z = torch.where(per_sample(moves, x0) > 0, new, held["z"])
+        self.held[net] = held | {"z": z, "index": index + 1}
         return loss
 
+    def refill(self, held, new):
+        "What is held, with the new where a state has come to the end of the grid."
+        done = held["index"] >= self.points
+        of_picture = per_sample(done, held["x0"]) > 0
+        labels = new["labels"]
+        if labels is not None:
+            labels = torch.where(done.to(labels.device), labels, held["labels"])
+        return {
+            "x0": torch.where(of_picture, new["x0"], held["x0"]),
+            "z": torch.where(of_picture, new["z"], held["z"]),
+            "index": torch.where(done, new["index"], held["index"]),
+            "labels": labels,
+        }
 
-COMPENSATION_OBJECTIVES = dict(compensation=Compensation)
+
+COMPENSATION_OBJECTIVES = {"compensation": Compensation}
 
 # %% ../nbs/08_compensation.ipynb #ad7e3fe2
+#| code-fold: true
+#| code-summary: "the size of the correction along a grid"
 @torch.no_grad()
 def correction_size(
-    denoiser: NoisePredictor,
-    module,
+    denoiser: NoisePredictor,  # with k = 1
+    module,  # C(x0hat, 1000 t)
     x0: Tensor,  # pictures `(n, C, H, W)`
     times: Tensor,  # falling grid
-    reading: str = READINGS[0],
-    seed: int = 0,
-) -> Tensor:
-    """RMS of w (C(x0hat) - x0hat) in each step of a grid, `(len(times) - 1,)`: states from q(x_t |
-    x0), strength 1; k = 1."""
-    p = denoiser.process
+    reading: str = READINGS[0],  # of the weight
+    seed: int = 0,  # of the noise
+) -> Tensor:  # `(len(times) - 1,)`, float64
+    "RMS of w (C(x0hat) - x0hat) in each step of a grid, at states from q(x_t | x0)."
+    process = denoiser.process
     dice = training.StepRandom(seed, 0, x0.device)
-    size = []
-    for t, w in zip(times[:-1], weights(p, times[:-1], times[1:], 0.0, reading)):
-        z = perturb_on_device(p, x0, t.expand(len(x0)), dice.normal(x0.shape))
+    sizes = []
+    for t, w in zip(times[:-1], weights(process, times[:-1], times[1:], 0.0, reading)):
+        z = perturb_on_device(process, x0, t.expand(len(x0)), dice.normal(x0.shape))
         x = denoiser.data_from(z, denoiser.predict(z, float(t)), float(t))
-        size.append(float(w) * float((module_answer(module, x, float(t)) - x).square().mean().sqrt()))
-    return torch.tensor(size, dtype=torch.float64)
+        difference = module_answer(module, x, float(t)) - x
+        sizes.append(float(w) * float(difference.square().mean().sqrt()))
+    return torch.tensor(sizes, dtype=torch.float64)
