@@ -4,12 +4,12 @@
 __all__ = ['MIXTURE', 'RESULTS', 'ROWS', 'PictureMixture', 'save_mixture', 'load_mixture', 'picture_laws', 'PictureDenoiser',
            'low_frequencies', 'SmoothError', 'in_turn', 'apart', 'ConvergedRun', 'converged_run', 'solver_distance',
            'picture_reference', 'score_features', 'symmetric_root', 'frechet_between', 'frechet_of_moments',
-           'unbiased_frechet', 'Interval', 'paired_log_ratio', 'law_at', 'simulate_pair', 'interval_or_none', 'summary',
-           'coverage', 'resample_pictures', 'resampled_coverage', 'judge_ratio', 'way_of', 'draws_on_the_way',
-           'score_row', 'weights_hash', 'interval_tasks', 'distance_tasks', 'score_tasks', 'measure', 'kmeans',
-           'fit_component', 'fit_mixture']
+           'unbiased_frechet', 'Interval', 'paired_log_ratio', 'paired_difference', 'law_at', 'simulate_pair',
+           'interval_or_none', 'summary', 'coverage', 'resample_pictures', 'resampled_coverage', 'judge_ratio',
+           'way_of', 'draws_on_the_way', 'score_row', 'weights_hash', 'interval_tasks', 'distance_tasks', 'score_tasks',
+           'measure', 'kmeans', 'fit_component', 'fit_mixture']
 
-# %% ../../nbs/lab_yardsticks.ipynb #17b2a694
+# %% ../../nbs/lab_yardsticks.ipynb #998bb82e
 #| code-fold: true
 #| code-summary: "imports of the module"
 import copy
@@ -34,7 +34,7 @@ from ..networks import Around, load
 from ..restart import RestartInterval, restart
 from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, parse_sampler, sample
 
-# %% ../../nbs/lab_yardsticks.ipynb #2c4aef3b
+# %% ../../nbs/lab_yardsticks.ipynb #7a600c97
 class PictureMixture:
     "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace."
 
@@ -152,7 +152,7 @@ class PictureMixture:
         "The exact noise predictor of this law, or of its classes, under a process."
         return PictureDenoiser(self, process, labels)
 
-# %% ../../nbs/lab_yardsticks.ipynb #612f6819
+# %% ../../nbs/lab_yardsticks.ipynb #a8474846
 #| code-fold: true
 #| code-summary: "reading and writing the file"
 MIXTURE = Path(compsamp.__file__).parent / "data/fashion-mixture.npz"
@@ -188,7 +188,7 @@ def load_mixture(
     parts["shape"] = tuple(int(v) for v in parts["shape"])
     return PictureMixture(**parts)
 
-# %% ../../nbs/lab_yardsticks.ipynb #03b300c6
+# %% ../../nbs/lab_yardsticks.ipynb #b766dba0
 def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     "Each component at time t: mean factor, precisions, log weight - log normaliser."
     t = process.checked(t)
@@ -204,7 +204,7 @@ def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     law = dict(mu=mu, inside=inside[..., 0], outside=outside[..., 0, 0], lognorm=lognorm)
     return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
 
-# %% ../../nbs/lab_yardsticks.ipynb #9d4f3b8a
+# %% ../../nbs/lab_yardsticks.ipynb #34fce0fd
 class PictureDenoiser(NoisePredictor):
     "Exact eps, score, x0 and density of a `PictureMixture`, in float64 on the CPU."
 
@@ -329,7 +329,7 @@ class PictureDenoiser(NoisePredictor):
         self.nfe += self.evals
         return self.predict(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #9abeb2a8
+# %% ../../nbs/lab_yardsticks.ipynb #c01f864e
 def low_frequencies(
     shape: tuple,  # of a picture, `(C, H, W)`
     cutoff: int,  # half waves per side, at least 1
@@ -398,7 +398,7 @@ class SmoothError(Around):
         size = size.to(z).view(-1, *[1] * (z.dim() - 1)) if size.dim() else float(size)
         return self.inner.predict(z, t) + size * self.field(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #a55c2a8a
+# %% ../../nbs/lab_yardsticks.ipynb #eaa92541
 def in_turn(
     n: int,  # samples
     classes: int = 10,
@@ -465,7 +465,7 @@ def solver_distance(
     low, median, high = apart(got.x, target.x).quantile(f64([0.25, 0.5, 0.75])).tolist()
     return dict(nfe=got.nfe, distance=median, low=low, high=high)
 
-# %% ../../nbs/lab_yardsticks.ipynb #8a6be529
+# %% ../../nbs/lab_yardsticks.ipynb #e5e7796d
 def picture_reference(
     pictures: Tensor,  # `(n, 1, 28, 28)`: real, exact, or of a converged run
     some: int = 2000,  # features kept for precision and recall
@@ -491,7 +491,7 @@ def score_features(
         variance=float(torch.cov(feats.T).trace() / reference["cov"].trace()),
     )
 
-# %% ../../nbs/lab_yardsticks.ipynb #4b704f47
+# %% ../../nbs/lab_yardsticks.ipynb #b5a1a837
 def symmetric_root(matrix: Tensor) -> Tensor:
     "The symmetric square root of positive semidefinite matrices `(..., d, d)`."
     values, vectors = torch.linalg.eigh(matrix)
@@ -533,7 +533,7 @@ def unbiased_frechet(
     value = 2 * frechet_between(feats[..., : 2 * half, :], reference) - ends / 2
     return float(value) if value.dim() == 0 else value
 
-# %% ../../nbs/lab_yardsticks.ipynb #44feb97a
+# %% ../../nbs/lab_yardsticks.ipynb #3cebe17d
 @dataclass(frozen=True)
 class Interval:
     "A ratio with its interval; below 1: the first is better."
@@ -562,16 +562,28 @@ def paired_log_ratio(
     require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
     require(0 < level < 1, "level", level, "in (0, 1)")
     low = float(torch.minimum(a.min(), b.min()))
-    require(
-        low > 0, "a, b", low, "above 0; a distance this near 0 has no ratio: draw more pictures"
-    )
+    require(low > 0, "a, b", low, "above 0: so near 0 there is no ratio; see `paired_difference`")
     logs = (a / b).log()
     half = student.ppf((1 + level) / 2, len(logs) - 1) * float(logs.std()) / math.sqrt(len(logs))
     mean = float(logs.mean())
     ends = (math.exp(mean), math.exp(mean - half), math.exp(mean + half))
     return Interval(*ends, len(logs))
 
-# %% ../../nbs/lab_yardsticks.ipynb #78d20d44
+
+def paired_difference(a, b, level: float = 0.95) -> tuple:
+    "Mean of a - b over seeds, and both ends of its t interval: for distances near 0."
+    from scipy.stats import t as student
+
+    gaps = f64(a) - f64(b)
+    require(
+        gaps.dim() == 1 and len(gaps) >= 2, "a, b", tuple(gaps.shape), "the same 2 or more seeds"
+    )
+    spread = float(gaps.std()) / math.sqrt(len(gaps))
+    half = student.ppf((1 + level) / 2, len(gaps) - 1) * spread
+    mean = float(gaps.mean())
+    return mean, mean - half, mean + half
+
+# %% ../../nbs/lab_yardsticks.ipynb #9284d47d
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
@@ -645,7 +657,7 @@ def coverage(
                 found.setdefault(f"{name}, {seeds} seeds", []).append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #1697ff4c
+# %% ../../nbs/lab_yardsticks.ipynb #ccdb9dbe
 #| code-fold: true
 #| code-summary: "the old way"
 def resample_pictures(
@@ -691,7 +703,7 @@ def resampled_coverage(
             found[name].append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #0c2db372
+# %% ../../nbs/lab_yardsticks.ipynb #5076b7d7
 def judge_ratio(
     interval: Interval,  # of ours: the claimed better one over the other
     claimed: float = 1.0,  # published ratio, in (0, 1]; 1: only a direction was claimed
@@ -708,7 +720,7 @@ def judge_ratio(
         return "reproduced" if interval.ratio <= half else "partly"
     return "open"
 
-# %% ../../nbs/lab_yardsticks.ipynb #470892c5
+# %% ../../nbs/lab_yardsticks.ipynb #ec670a75
 RESULTS = Path(compsamp.__file__).parent / "results/yardsticks.json"
 ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), points
     "DDIM": "ddim@uniform",
@@ -771,7 +783,7 @@ def weights_hash(name: str) -> str:
     path = Path(compsamp.__file__).parent / "weights" / name / "weights.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
-# %% ../../nbs/lab_yardsticks.ipynb #503de2b6
+# %% ../../nbs/lab_yardsticks.ipynb #d18b8ebe
 def interval_tasks(mixture: PictureMixture, rounds: int) -> dict:
     "The simulations of intervals, by key."
     against = metrics.reference("test")
@@ -867,7 +879,7 @@ def measure(
         print(key, data["cells"][key], flush=True)
     return data
 
-# %% ../../nbs/lab_yardsticks.ipynb #a361dd56
+# %% ../../nbs/lab_yardsticks.ipynb #cf1c3368
 #| code-fold: true
 #| code-summary: "fitting"
 def kmeans(
