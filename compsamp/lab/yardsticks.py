@@ -9,7 +9,7 @@ __all__ = ['MIXTURE', 'RESULTS', 'ROWS', 'PictureMixture', 'save_mixture', 'load
            'way_of', 'draws_on_the_way', 'score_row', 'weights_hash', 'interval_tasks', 'distance_tasks', 'score_tasks',
            'measure', 'kmeans', 'fit_component', 'fit_mixture']
 
-# %% ../../nbs/lab_yardsticks.ipynb #998bb82e
+# %% ../../nbs/lab_yardsticks.ipynb #6f11f05a
 #| code-fold: true
 #| code-summary: "imports of the module"
 import copy
@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import time
+import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from ..networks import Around, load
 from ..restart import RestartInterval, restart
 from ..sampling import DPMpp2M, Heun, Sampler, grid, main_points, parse_sampler, sample
 
-# %% ../../nbs/lab_yardsticks.ipynb #7a600c97
+# %% ../../nbs/lab_yardsticks.ipynb #47b0f548
 class PictureMixture:
     "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace."
 
@@ -152,7 +153,7 @@ class PictureMixture:
         "The exact noise predictor of this law, or of its classes, under a process."
         return PictureDenoiser(self, process, labels)
 
-# %% ../../nbs/lab_yardsticks.ipynb #a8474846
+# %% ../../nbs/lab_yardsticks.ipynb #fe5767d5
 #| code-fold: true
 #| code-summary: "reading and writing the file"
 MIXTURE = Path(compsamp.__file__).parent / "data/fashion-mixture.npz"
@@ -173,7 +174,7 @@ def save_mixture(
 
 
 def load_mixture(
-    path: str | Path = MIXTURE,  # None of your own: the one that comes with the package
+    path: str | Path = MIXTURE,  # by default the one that comes with the package
 ) -> PictureMixture:
     "A mixture from its file; FileNotFoundError or ValueError if it is missing or damaged."
     path = Path(path)
@@ -181,14 +182,14 @@ def load_mixture(
     try:
         with np.load(path) as file:
             parts = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"path = {str(path)!r}: a whole .npz file ({error})") from error
     lacks = {"centre", "basis", "means", "factors", "inside", "outside"} - set(parts)
     require(not lacks, "path", str(path), f"the .npz of a mixture; it lacks {sorted(lacks)}")
     parts["shape"] = tuple(int(v) for v in parts["shape"])
     return PictureMixture(**parts)
 
-# %% ../../nbs/lab_yardsticks.ipynb #b766dba0
+# %% ../../nbs/lab_yardsticks.ipynb #eab947f7
 def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     "Each component at time t: mean factor, precisions, log weight - log normaliser."
     t = process.checked(t)
@@ -204,7 +205,7 @@ def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     law = dict(mu=mu, inside=inside[..., 0], outside=outside[..., 0, 0], lognorm=lognorm)
     return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
 
-# %% ../../nbs/lab_yardsticks.ipynb #34fce0fd
+# %% ../../nbs/lab_yardsticks.ipynb #6b25b6f1
 class PictureDenoiser(NoisePredictor):
     "Exact eps, score, x0 and density of a `PictureMixture`, in float64 on the CPU."
 
@@ -329,7 +330,7 @@ class PictureDenoiser(NoisePredictor):
         self.nfe += self.evals
         return self.predict(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #c01f864e
+# %% ../../nbs/lab_yardsticks.ipynb #2c480091
 def low_frequencies(
     shape: tuple,  # of a picture, `(C, H, W)`
     cutoff: int,  # half waves per side, at least 1
@@ -398,7 +399,7 @@ class SmoothError(Around):
         size = size.to(z).view(-1, *[1] * (z.dim() - 1)) if size.dim() else float(size)
         return self.inner.predict(z, t) + size * self.field(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #eaa92541
+# %% ../../nbs/lab_yardsticks.ipynb #7027475b
 def in_turn(
     n: int,  # samples
     classes: int = 10,
@@ -465,7 +466,7 @@ def solver_distance(
     low, median, high = apart(got.x, target.x).quantile(f64([0.25, 0.5, 0.75])).tolist()
     return dict(nfe=got.nfe, distance=median, low=low, high=high)
 
-# %% ../../nbs/lab_yardsticks.ipynb #e5e7796d
+# %% ../../nbs/lab_yardsticks.ipynb #3807d139
 def picture_reference(
     pictures: Tensor,  # `(n, 1, 28, 28)`: real, exact, or of a converged run
     some: int = 2000,  # features kept for precision and recall
@@ -491,7 +492,7 @@ def score_features(
         variance=float(torch.cov(feats.T).trace() / reference["cov"].trace()),
     )
 
-# %% ../../nbs/lab_yardsticks.ipynb #b5a1a837
+# %% ../../nbs/lab_yardsticks.ipynb #ad5eab10
 def symmetric_root(matrix: Tensor) -> Tensor:
     "The symmetric square root of positive semidefinite matrices `(..., d, d)`."
     values, vectors = torch.linalg.eigh(matrix)
@@ -533,7 +534,7 @@ def unbiased_frechet(
     value = 2 * frechet_between(feats[..., : 2 * half, :], reference) - ends / 2
     return float(value) if value.dim() == 0 else value
 
-# %% ../../nbs/lab_yardsticks.ipynb #3cebe17d
+# %% ../../nbs/lab_yardsticks.ipynb #fa7655ce
 @dataclass(frozen=True)
 class Interval:
     "A ratio with its interval; below 1: the first is better."
@@ -583,7 +584,7 @@ def paired_difference(a, b, level: float = 0.95) -> tuple:
     mean = float(gaps.mean())
     return mean, mean - half, mean + half
 
-# %% ../../nbs/lab_yardsticks.ipynb #9284d47d
+# %% ../../nbs/lab_yardsticks.ipynb #a45d6a05
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
@@ -657,7 +658,7 @@ def coverage(
                 found.setdefault(f"{name}, {seeds} seeds", []).append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #ccdb9dbe
+# %% ../../nbs/lab_yardsticks.ipynb #7d75ed5d
 #| code-fold: true
 #| code-summary: "the old way"
 def resample_pictures(
@@ -703,7 +704,7 @@ def resampled_coverage(
             found[name].append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #5076b7d7
+# %% ../../nbs/lab_yardsticks.ipynb #18819c8d
 def judge_ratio(
     interval: Interval,  # of ours: the claimed better one over the other
     claimed: float = 1.0,  # published ratio, in (0, 1]; 1: only a direction was claimed
@@ -720,7 +721,7 @@ def judge_ratio(
         return "reproduced" if interval.ratio <= half else "partly"
     return "open"
 
-# %% ../../nbs/lab_yardsticks.ipynb #ec670a75
+# %% ../../nbs/lab_yardsticks.ipynb #003514b2
 RESULTS = Path(compsamp.__file__).parent / "results/yardsticks.json"
 ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), points
     "DDIM": "ddim@uniform",
@@ -783,7 +784,7 @@ def weights_hash(name: str) -> str:
     path = Path(compsamp.__file__).parent / "weights" / name / "weights.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
-# %% ../../nbs/lab_yardsticks.ipynb #d18b8ebe
+# %% ../../nbs/lab_yardsticks.ipynb #6a4c4f92
 def interval_tasks(mixture: PictureMixture, rounds: int) -> dict:
     "The simulations of intervals, by key."
     against = metrics.reference("test")
@@ -879,7 +880,7 @@ def measure(
         print(key, data["cells"][key], flush=True)
     return data
 
-# %% ../../nbs/lab_yardsticks.ipynb #cf1c3368
+# %% ../../nbs/lab_yardsticks.ipynb #9f5fd5a0
 #| code-fold: true
 #| code-summary: "fitting"
 def kmeans(
