@@ -21,7 +21,7 @@ from compsamp.lab.yardsticks import (
     in_turn,
     judge_ratio,
     load_mixture,
-    measure,
+    measure_yardsticks,
     paired_log_ratio,
     save_mixture,
     solver_distance,
@@ -342,16 +342,16 @@ def test_no_verdict_on_what_is_not_published():
 def test_measure_resumes_and_refuses(tmp_path):
     path = tmp_path / "results.json"
     options = dict(path=path, n=256, seeds=2, rounds=2, budgets=(10,))
-    first = measure(only="intervals/0.4/1.0", **options)
-    second = measure(only="intervals/0.4/0.78", **options)
+    first = measure_yardsticks(only="intervals/0.4/1.0", **options)
+    second = measure_yardsticks(only="intervals/0.4/0.78", **options)
     assert len(first["cells"]) == 1 and len(second["cells"]) == 2
     assert json.loads(path.read_text()) == second
     with pytest.raises(ValueError, match="rounds"):
-        measure(**(options | dict(rounds=3)))
+        measure_yardsticks(**(options | dict(rounds=3)))
 
 
 def test_shipped_results_are_complete():
-    saved = json.loads(yardsticks.RESULTS.read_text())
+    saved = json.loads(yardsticks.YARDSTICK_RESULTS.read_text())
     assert saved["setup"]["seeds"] >= 5
     for distance in ("1.7", "0.4"):
         for true in ("1.0", "0.78", "0.51"):
