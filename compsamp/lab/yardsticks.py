@@ -4,18 +4,20 @@
 __all__ = ['MIXTURE', 'YARDSTICK_RESULTS', 'YARDSTICK_ROWS', 'PictureMixture', 'save_mixture', 'load_mixture', 'picture_laws',
            'PictureDenoiser', 'low_frequencies', 'SmoothError', 'in_turn', 'apart', 'ConvergedRun', 'converged_run',
            'solver_distance', 'picture_reference', 'score_features', 'symmetric_root', 'frechet_between',
-           'frechet_of_moments', 'unbiased_frechet', 'Interval', 'paired_log_ratio', 'law_at', 'simulate_pair',
-           'interval_or_none', 'summary', 'coverage', 'resample_pictures', 'resampled_coverage', 'judge_ratio',
-           'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash', 'interval_tasks', 'distance_tasks',
-           'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component', 'fit_mixture']
+           'frechet_of_moments', 'unbiased_frechet', 'Interval', 'paired_log_ratio', 'paired_difference', 'law_at',
+           'simulate_pair', 'interval_or_none', 'summary', 'coverage', 'resample_pictures', 'resampled_coverage',
+           'judge_ratio', 'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash', 'interval_tasks',
+           'distance_tasks', 'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component', 'fit_mixture']
 
-# %% ../../nbs/lab_yardsticks.ipynb #17b2a694
+# %% ../../nbs/lab_yardsticks.ipynb #14506a83
 #| code-fold: true
 #| code-summary: "imports of the module"
 import copy
 import hashlib
+import json
 import math
 import time
+import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +28,7 @@ from torch import Tensor
 
 import compsamp
 from .. import metrics
-from ..experiment import Results
-from ..core import atomic, blocks, f64, require
+from ..core import atomic, blocks, check_same, f64, require, write_json
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
 from ..networks import DenoiserWrapper
@@ -37,7 +38,7 @@ from ..sampling import DPMpp2M, Heun, Sampler, grid, sample
 from ..restart import points_after_restarts
 from ..zoo import parse_sampler
 
-# %% ../../nbs/lab_yardsticks.ipynb #2c4aef3b
+# %% ../../nbs/lab_yardsticks.ipynb #99aea42f
 class PictureMixture:
     "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace."
 
@@ -155,7 +156,7 @@ class PictureMixture:
         "The exact noise predictor of this law, or of its classes, under a process."
         return PictureDenoiser(self, process, labels)
 
-# %% ../../nbs/lab_yardsticks.ipynb #612f6819
+# %% ../../nbs/lab_yardsticks.ipynb #83f7b79f
 #| code-fold: true
 #| code-summary: "reading and writing the file"
 MIXTURE = Path(compsamp.__file__).parent / "data/fashion-mixture.npz"
@@ -176,7 +177,7 @@ def save_mixture(
 
 
 def load_mixture(
-    path: str | Path = MIXTURE,  # None of your own: the one that comes with the package
+    path: str | Path = MIXTURE,  # by default the one that comes with the package
 ) -> PictureMixture:
     "A mixture from its file; FileNotFoundError or ValueError if it is missing or damaged."
     path = Path(path)
@@ -184,14 +185,14 @@ def load_mixture(
     try:
         with np.load(path) as file:
             parts = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"path = {str(path)!r}: a whole .npz file ({error})") from error
     lacks = {"centre", "basis", "means", "factors", "inside", "outside"} - set(parts)
     require(not lacks, "path", str(path), f"the .npz of a mixture; it lacks {sorted(lacks)}")
     parts["shape"] = tuple(int(v) for v in parts["shape"])
     return PictureMixture(**parts)
 
-# %% ../../nbs/lab_yardsticks.ipynb #03b300c6
+# %% ../../nbs/lab_yardsticks.ipynb #c206cff7
 def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     "Each component at time t: mean factor, precisions, log weight - log normaliser."
     t = process.checked(t)
@@ -207,7 +208,7 @@ def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     law = dict(mu=mu, inside=inside[..., 0], outside=outside[..., 0, 0], lognorm=lognorm)
     return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
 
-# %% ../../nbs/lab_yardsticks.ipynb #9d4f3b8a
+# %% ../../nbs/lab_yardsticks.ipynb #7ccc0de8
 class PictureDenoiser(NoisePredictor):
     "Exact eps, score, x0 and density of a `PictureMixture`, in float64 on the CPU."
 
@@ -332,7 +333,7 @@ class PictureDenoiser(NoisePredictor):
         self.nfe += self.evals
         return self.predict(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #9abeb2a8
+# %% ../../nbs/lab_yardsticks.ipynb #214e8307
 def low_frequencies(
     shape: tuple,  # of a picture, `(C, H, W)`
     cutoff: int,  # half waves per side, at least 1
@@ -401,7 +402,7 @@ class SmoothError(DenoiserWrapper):
         size = size.to(z).view(-1, *[1] * (z.dim() - 1)) if size.dim() else float(size)
         return self.inner.predict(z, t) + size * self.field(z, t)
 
-# %% ../../nbs/lab_yardsticks.ipynb #a55c2a8a
+# %% ../../nbs/lab_yardsticks.ipynb #bcedada8
 def in_turn(
     n: int,  # samples
     classes: int = 10,
@@ -468,7 +469,7 @@ def solver_distance(
     low, median, high = apart(got.x, target.x).quantile(f64([0.25, 0.5, 0.75])).tolist()
     return dict(nfe=got.nfe, distance=median, low=low, high=high)
 
-# %% ../../nbs/lab_yardsticks.ipynb #8a6be529
+# %% ../../nbs/lab_yardsticks.ipynb #01f29026
 def picture_reference(
     pictures: Tensor,  # `(n, 1, 28, 28)`: real, exact, or of a converged run
     some: int = 2000,  # features kept for precision and recall
@@ -494,7 +495,7 @@ def score_features(
         variance=float(torch.cov(feats.T).trace() / reference["cov"].trace()),
     )
 
-# %% ../../nbs/lab_yardsticks.ipynb #4b704f47
+# %% ../../nbs/lab_yardsticks.ipynb #18af57e8
 def symmetric_root(matrix: Tensor) -> Tensor:
     "The symmetric square root of positive semidefinite matrices `(..., d, d)`."
     values, vectors = torch.linalg.eigh(matrix)
@@ -536,7 +537,7 @@ def unbiased_frechet(
     value = 2 * frechet_between(feats[..., : 2 * half, :], reference) - ends / 2
     return float(value) if value.dim() == 0 else value
 
-# %% ../../nbs/lab_yardsticks.ipynb #44feb97a
+# %% ../../nbs/lab_yardsticks.ipynb #edefb40d
 @dataclass(frozen=True)
 class Interval:
     "A ratio with its interval; below 1: the first is better."
@@ -565,16 +566,28 @@ def paired_log_ratio(
     require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
     require(0 < level < 1, "level", level, "in (0, 1)")
     low = float(torch.minimum(a.min(), b.min()))
-    require(
-        low > 0, "a, b", low, "above 0; a distance this near 0 has no ratio: draw more pictures"
-    )
+    require(low > 0, "a, b", low, "above 0: so near 0 there is no ratio; see `paired_difference`")
     logs = (a / b).log()
     half = student.ppf((1 + level) / 2, len(logs) - 1) * float(logs.std()) / math.sqrt(len(logs))
     mean = float(logs.mean())
     ends = (math.exp(mean), math.exp(mean - half), math.exp(mean + half))
     return Interval(*ends, len(logs))
 
-# %% ../../nbs/lab_yardsticks.ipynb #78d20d44
+
+def paired_difference(a, b, level: float = 0.95) -> tuple:
+    "Mean of a - b over seeds, and both ends of its t interval: for distances near 0."
+    from scipy.stats import t as student
+
+    gaps = f64(a) - f64(b)
+    require(
+        gaps.dim() == 1 and len(gaps) >= 2, "a, b", tuple(gaps.shape), "the same 2 or more seeds"
+    )
+    spread = float(gaps.std()) / math.sqrt(len(gaps))
+    half = student.ppf((1 + level) / 2, len(gaps) - 1) * spread
+    mean = float(gaps.mean())
+    return mean, mean - half, mean + half
+
+# %% ../../nbs/lab_yardsticks.ipynb #f37df330
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
@@ -648,7 +661,7 @@ def coverage(
                 found.setdefault(f"{name}, {seeds} seeds", []).append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #1697ff4c
+# %% ../../nbs/lab_yardsticks.ipynb #96ecd20f
 #| code-fold: true
 #| code-summary: "the old way"
 def resample_pictures(
@@ -694,7 +707,7 @@ def resampled_coverage(
             found[name].append(interval)
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
-# %% ../../nbs/lab_yardsticks.ipynb #0c2db372
+# %% ../../nbs/lab_yardsticks.ipynb #2f7fa80f
 def judge_ratio(
     interval: Interval,  # of ours: the claimed better one over the other
     claimed: float = 1.0,  # published ratio, in (0, 1]; 1: only a direction was claimed
@@ -711,7 +724,7 @@ def judge_ratio(
         return "reproduced" if interval.ratio <= half else "partly"
     return "open"
 
-# %% ../../nbs/lab_yardsticks.ipynb #470892c5
+# %% ../../nbs/lab_yardsticks.ipynb #2dfeeb45
 YARDSTICK_RESULTS = Path(compsamp.__file__).parent / "results/yardsticks.json"
 YARDSTICK_ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), points
     "DDIM": "ddim@uniform",
@@ -728,7 +741,7 @@ YARDSTICK_ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), point
 
 def way_of(
     process: LinearSDE,
-    row: str,  # as in `ROWS`
+    row: str,  # as in `YARDSTICK_ROWS`
     budget: int,  # evaluations
 ) -> tuple:
     "Sampler and grid, or route, of a row; a restart may spend about a third of the budget."
@@ -774,7 +787,7 @@ def weights_file_hash(name: str) -> str:
     path = Path(compsamp.__file__).parent / "weights" / name / "weights.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
-# %% ../../nbs/lab_yardsticks.ipynb #503de2b6
+# %% ../../nbs/lab_yardsticks.ipynb #0b2ead3b
 def interval_tasks(mixture: PictureMixture, rounds: int) -> dict:
     "The simulations of intervals, by key."
     against = metrics.reference("test")
@@ -846,7 +859,10 @@ def measure_yardsticks(
 ) -> dict:
     "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
-    results = Results(path, setup)
+    data = dict(setup=setup, cells={})
+    if Path(path).exists():
+        data = json.loads(Path(path).read_text())
+        check_same("path", path, data["setup"], setup)
     mixture, process = load_mixture(), VP()
     exact = mixture.denoiser(process)
     wrong = SmoothError(mixture.denoiser(process), 0.1)
@@ -858,16 +874,16 @@ def measure_yardsticks(
     tasks |= score_tasks("score", exact, mixture, budgets, seeds, n)
     tasks |= score_tasks("score with error", wrong, mixture, budgets[1:2], seeds, n)
     for key, task in tasks.items():
-        if results.where(key=key) or not key.startswith(only):
+        if key in data["cells"] or not key.startswith(only):
             continue
         began = time.process_time()
-        found = task()
-        seconds = round(time.process_time() - began, 1)
-        results.add(key=key, **found | {"seconds": seconds})
-        print(key, found, flush=True)
-    return {cell["key"]: cell for cell in results.cells}
+        data["cells"][key] = task()
+        data["cells"][key]["seconds"] = round(time.process_time() - began, 1)
+        write_json(path, data)
+        print(key, data["cells"][key], flush=True)
+    return data
 
-# %% ../../nbs/lab_yardsticks.ipynb #a361dd56
+# %% ../../nbs/lab_yardsticks.ipynb #9f6765f3
 #| code-fold: true
 #| code-summary: "fitting"
 def kmeans(
