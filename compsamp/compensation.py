@@ -141,7 +141,7 @@ class Compensated(networks.DenoiserWrapper):
 # %% ../nbs/08_compensation.ipynb #28aea3c3
 @dataclass(frozen=True)
 class CompensatedDDIM(Sampler):
-    "DDIM's step plus strength w (C(x0hat) - x0hat), eq. 3, with either weight."
+    "DDIM's step plus strength w (C(x0hat) - x0hat), eq. 3; the last denoise is left alone."
 
     module: object = field(repr=False, compare=False)  # C(x0hat, 1000 t)
     strength: float = 1.0  # in [0, 1]

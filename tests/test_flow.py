@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compsamp import forward, networks, sampling
+from compsamp import forward, networks, sampling, zoo
 from compsamp.core import Noise, f64
 from compsamp.flow import (
     ExactMean,
@@ -21,7 +21,7 @@ from compsamp.flow import (
     from_velocity,
     shift,
 )
-from compsamp.forward import EDM, VE, VP, CosineVP, SubVP, moments
+from compsamp.forward import EDM, VE, VP, CosineVP, SubVP, integrate_moments
 from compsamp.mixtures import ring
 from compsamp.networks import Denoiser, UNet
 from compsamp.psld import PSLD
@@ -40,10 +40,10 @@ from compsamp.sampling import (
     grid,
     nfe,
     sample,
-    scales,
+    signal_and_noise,
     states,
 )
-from compsamp.training import Dice, Trainer
+from compsamp.training import StepRandom, Trainer
 
 WIDE = ring(8, 0.8, 0.3, 0.2)
 FROM_ONE = [DDIM(), DDIM(eta=1.0), DDPM(), DDPM("large"), PNDM(), DEIS2(), DPMpp2M(), DPMpp2M(1.0)]
@@ -76,7 +76,7 @@ class Velocity(nn.Module):
 
 def test_kernel_is_the_one_of_its_equation():
     t, s = f64([0.05, 0.5, 0.97]), f64([1e-3, 0.49, 0.3])
-    for closed, numerical in zip(Flow().transition(t, s), moments(Flow(), t, s)):
+    for closed, numerical in zip(Flow().transition(t, s), integrate_moments(Flow(), t, s)):
         assert torch.allclose(closed, numerical, rtol=1e-9, atol=1e-12)
 
 
@@ -128,7 +128,7 @@ def test_a_card_tells_the_process():
     assert card == dict(name="Flow", T=0.99)
     if not hasattr(forward, "Flow"):
         pytest.skip("a card is looked up in compsamp.forward, where Flow is not yet")
-    assert networks.find_process(card) == Flow(T=0.99)
+    assert zoo.find_process(card) == Flow(T=0.99)
 
 
 # ---------------------------------------------------------------- from t = 1
@@ -234,7 +234,7 @@ def test_a_network_reads_both_ways(p, s):
     outer = as_flow(inner)
     t = grid(outer.process, 8)
     back = p.time(outer.process.rho(t)).clamp(max=p.T)
-    psi, sigma = scales(p, back[0])
+    psi, sigma = signal_and_noise(p, back[0])
     z = noise()
     draws = [Noise(1, 32, (2,), dtype=torch.float64) for _ in range(2)]
     one = last(states(s, outer, t, z, draws[0]))
@@ -248,7 +248,7 @@ def test_restart_is_the_same_on_flow_and_vp():
     ends = []
     for d in (ExactMean(WIDE, Flow(T=0.99)), WIDE.denoiser(VP())):
         times, inner = (d.process.time(Flow().rho(v)) for v in (main, inside))
-        factor = float(sum(scales(d.process, times[0])))
+        factor = float(sum(signal_and_noise(d.process, times[0])))
         draw = Noise(2, 32, (2,), dtype=torch.float64)
         ends.append(
             last(states(EDMHeun(), d, Route(times, ((9, inner, 3),)), noise() * factor, draw))
@@ -383,9 +383,9 @@ def test_the_objective_is_the_error_of_v():
     x0 = torch.randn(64, 1, 4, 4)
     net = Velocity()
     for law in ("uniform", "logit-normal"):
-        objective, dice = FlowMatching(law), Dice(0, 0, "cpu")
+        objective, dice = FlowMatching(law), StepRandom(0, 0, "cpu")
         loss = objective(PredictFlow(net, Flow()), None, Flow(), x0, None, dice)
-        dice = Dice(0, 0, "cpu")
+        dice = StepRandom(0, 0, "cpu")
         t = objective.flow_times(dice.uniform(64))
         w = dice.normal(x0.shape)
         at = t.view(-1, 1, 1, 1).float()
