@@ -1555,7 +1555,7 @@ def model_class():
             num_train_timesteps: int = 1000,
         ):
             super().__init__()
-            self.net = build(dict(process=process, network=network))
+            self.net = build_network(dict(process=process, network=network))
             self.T = find_process(process).T
 
         def forward(self, sample, timestep, class_labels=None, return_dict=True):

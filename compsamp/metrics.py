@@ -446,7 +446,9 @@ def load_classifier(
     allowed = f"the card of a classifier is needed, this one is of kind {kind!r}"
     require(kind == "classifier", "folder", str(folder), allowed)
     classifier, weights = Classifier(), folder / "weights.safetensors"
-    fill_weights(classifier, read_tensors(weights, list(classifier.state_dict())), weights, "classifier")
+    fill_weights(
+        classifier, read_tensors(weights, list(classifier.state_dict())), weights, "classifier"
+    )
     return classifier.eval().requires_grad_(False).to(device)
 
 

@@ -26,8 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from . import data, forward, networks
-from .core import check_output, is_count, mix, per_sample, pick_device, require
-from .core import save_png, write_json
+from compsamp.core import (
+    check_output,
+    is_count,
+    mix,
+    per_sample,
+    pick_device,
+    require,
+    save_png,
+    write_json,
+)
 from .forward import LinearSDE, cholesky, mean_state
 
 # %% ../nbs/05_training.ipynb #36534d4d

@@ -31,8 +31,8 @@ from compsamp.mixtures import ring
 from compsamp.networks import PARAMETRISATIONS, Denoiser, PredictEDM
 from compsamp.psld import PSLD
 from compsamp.restart import RestartInterval, route_of
-from compsamp.sampling import grid, parse_restart, sample, states
-from compsamp.zoo import parse_sampler
+from compsamp.sampling import grid, sample, states
+from compsamp.zoo import parse_restart, parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 TABLES = dict(

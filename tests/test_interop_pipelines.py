@@ -10,12 +10,13 @@ import torch
 from conftest import missing
 
 from compsamp import interop, load
+from compsamp.compensation import fit_timewise_scaling
 from compsamp.core import Noise
 from compsamp.interop import from_diffusers, scheduler_grid, table_times, to_diffusers
 from compsamp.networks import process_card
 from compsamp.restart import RestartInterval, route_of
-from compsamp.sampling import nfe, parse_restart, sample, states
-from compsamp.zoo import parse_sampler
+from compsamp.sampling import nfe, sample, states
+from compsamp.zoo import parse_restart, parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SLOW = pytest.mark.skipif("COMPSAMP_SLOW" not in os.environ, reason="slow: COMPSAMP_SLOW=1 runs it")
@@ -462,7 +463,7 @@ def test_a_module_for_a_foreign_network(d, tmp_path):
     net = T.unet(d)
     denoiser = from_diffusers(net, d.DDPMScheduler(clip_sample=False, **BETAS))
     x = torch.rand(40, *denoiser.shape, generator=T.generator()) * 2 - 1
-    module = fit_stretch(ModuleObjective(denoiser, "finer", 4, 2), x)
+    module = fit_timewise_scaling(ModuleObjective(denoiser, "finer", 4, 2), x)
     save_module(tmp_path / "m", module)
     again = load_module(tmp_path / "m", denoiser)
 

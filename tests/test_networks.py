@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compsamp import forward, zoo
-from compsamp import networks as N
+from compsamp import forward, networks as N, zoo
 
 Z = torch.randn(3, 1, 14, 14, generator=torch.Generator().manual_seed(5))
 SMALL = {"width": 8, "mults": (1, 2), "attention": ()}

@@ -175,7 +175,7 @@ def test_examples_of_contributing_run():
     for block in re.findall(r"(?s)```python\n(.*?)```", text):
         exec(block, there)
     slow = there["Slow"]()
-    psi, sigma = moments(slow, 2.0, 1.0)
+    psi, sigma = integrate_moments(slow, 2.0, 1.0)
     assert abs(float(psi) - 2.718281828459045**-0.5) < 1e-9
     assert abs(float(sigma) - (1 - 2.718281828459045**-1)) < 1e-9
     process, start = VP(), torch.ones(4, 2, dtype=torch.float64)

@@ -10,8 +10,8 @@ from compsamp.core import blocks
 from compsamp.forward import compose, integrate_moments, moments_gap
 from compsamp.mixtures import ring
 from compsamp.networks import process_card
-from compsamp.zoo import find_process
 from compsamp.psld import CLD, PSLD, critical_kernel, drift_and_diffusion, phi3
+from compsamp.zoo import find_process
 
 F64 = torch.float64
 SEVEN = torch.tensor([1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 1.0], dtype=F64)

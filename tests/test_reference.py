@@ -21,9 +21,8 @@ from compsamp.data import embedded
 from compsamp.networks import PARAMETRISATIONS, UNet
 from compsamp.restart import RestartInterval, restart
 from compsamp.sampling import grid, points_for_budget, sample
-from compsamp.zoo import parse_sampler
 from compsamp.training import Trainer
-from compsamp.zoo import parse_objective, parse_process
+from compsamp.zoo import parse_objective, parse_process, parse_sampler
 
 REFERENCE = Path(__file__).parent / "data" / "reference.npz"
 RESULTS = Path(compsamp.__file__).parent / "results"

@@ -32,11 +32,9 @@ from ..core import atomic, blocks, check_same, f64, require, write_json
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
 from ..networks import DenoiserWrapper
-from ..zoo import load
-from ..restart import RestartInterval, restart
+from ..restart import RestartInterval, points_after_restarts, restart
 from ..sampling import DPMpp2M, Heun, Sampler, grid, sample
-from ..restart import points_after_restarts
-from ..zoo import parse_sampler
+from ..zoo import load, parse_sampler
 
 # %% ../../nbs/lab_yardsticks.ipynb #99aea42f
 class PictureMixture:
