@@ -540,7 +540,7 @@ def moment_rates(
 # %% ../nbs/01_forward.ipynb #5fcb519f
 #| code-fold: true
 #| code-summary: "one Runge-Kutta step over every panel, then pairs joined"
-def runge_kutta_moments(
+def runge_kutta_moments(  # noqa: PLR0914  (the four stages of the formula)
     process: Equation,
     t: Tensor,  # end, float64 `(...)`
     s: Tensor,  # start, of the same shape

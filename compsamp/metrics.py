@@ -17,7 +17,7 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 from .core import atomic, f64, require, to_uint8, write_json
-from .data import FASHION, fashion, to_model
+from .data import fashion, to_model
 from .networks import fill_weights, read_tensors
 
 # %% ../nbs/06_metrics.ipynb #8b673ae6

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .core import Noise, f64, require
 from .forward import LinearSDE, NoisePredictor, cholesky
-from .restart import RestartInterval, points_after_restarts, restart, route_of, snap
+from .restart import RestartInterval, points_after_restarts, route_of, snap
 from compsamp.sampling import (
     EDMHeun,
     Heun,

@@ -164,7 +164,8 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 
 
 def test_streams_are_the_same_in_another_process():
-    code = "from compsamp.core import Noise; print(float(Noise(7, 3, (5,), first=40)().double().sum()))"
+    code = "from compsamp.core import Noise; "
+    code += "print(float(Noise(7, 3, (5,), first=40)().double().sum()))"
     assert float(run(code).stdout) == float(Noise(7, 43, (5,))()[40:].double().sum())
 
 

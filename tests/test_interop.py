@@ -859,7 +859,7 @@ def euler(scheduler, ask, x, n, **settings):
     return x
 
 
-def test_a_flow_transformer(diffusers):
+def test_a_flow_transformer(diffusers):  # noqa: PLR0914
     net, s = T.sd3(diffusers), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     words, wide = torch.randn(2, 5, 8), torch.randn(2, 8)
     given = dict(encoder_hidden_states=words, pooled_projections=wide)

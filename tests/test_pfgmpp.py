@@ -19,8 +19,6 @@ from compsamp.pfgmpp import (
     PFGMppStudent,
     PointsDenoiser,
     cosine,
-    measure_restart,
-    paired_interval,
     restart_arm,
     stretched,
     student_radius,
