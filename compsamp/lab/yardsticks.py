@@ -14,7 +14,6 @@ __all__ = ['MIXTURE', 'YARDSTICK_RESULTS', 'YARDSTICK_ROWS', 'PictureMixture', '
 #| code-summary: "imports of the module"
 import copy
 import hashlib
-import json
 import math
 import time
 import zipfile
@@ -28,15 +27,14 @@ from torch import Tensor
 
 import compsamp
 from .. import metrics
-from ..core import atomic, blocks, check_same, f64, require, write_json
+from ..core import atomic, blocks, f64, require
+from ..experiment import Results
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
 from ..networks import DenoiserWrapper
-from ..zoo import load
-from ..restart import RestartInterval, restart
+from ..restart import RestartInterval, points_after_restarts, restart
 from ..sampling import DPMpp2M, Heun, Sampler, grid, sample
-from ..restart import points_after_restarts
-from ..zoo import parse_sampler
+from ..zoo import load, parse_sampler
 
 # %% ../../nbs/lab_yardsticks.ipynb #99aea42f
 class PictureMixture:
@@ -859,10 +857,7 @@ def measure_yardsticks(
 ) -> dict:
     "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
-    data = dict(setup=setup, cells={})
-    if Path(path).exists():
-        data = json.loads(Path(path).read_text())
-        check_same("path", path, data["setup"], setup)
+    results = Results(path, setup)
     mixture, process = load_mixture(), VP()
     exact = mixture.denoiser(process)
     wrong = SmoothError(mixture.denoiser(process), 0.1)
@@ -874,14 +869,14 @@ def measure_yardsticks(
     tasks |= score_tasks("score", exact, mixture, budgets, seeds, n)
     tasks |= score_tasks("score with error", wrong, mixture, budgets[1:2], seeds, n)
     for key, task in tasks.items():
-        if key in data["cells"] or not key.startswith(only):
+        if results.where(key=key) or not key.startswith(only):
             continue
         began = time.process_time()
-        data["cells"][key] = task()
-        data["cells"][key]["seconds"] = round(time.process_time() - began, 1)
-        write_json(path, data)
-        print(key, data["cells"][key], flush=True)
-    return data
+        found = task()
+        seconds = round(time.process_time() - began, 1)
+        results.add(key=key, **found | {"seconds": seconds})
+        print(key, found, flush=True)
+    return {cell["key"]: cell for cell in results.cells}
 
 # %% ../../nbs/lab_yardsticks.ipynb #9f6765f3
 #| code-fold: true
