@@ -755,9 +755,10 @@ def way_of(
     return sampler, restart(process, points, [interval], kind=kind)
 
 
-def draws_on_the_way(sampler: Sampler, times) -> bool:
-    "Whether a sampler on a grid or route draws noise after the start."
-    return sampler.draws > 0 or bool(getattr(times, "detours", ()))
+def draws_on_the_way(row: str) -> bool:
+    "Whether a row, as in `YARDSTICK_ROWS`, draws noise after the start."
+    head, _, up = row.partition("/")
+    return bool(up) or parse_sampler(head.partition("@")[0]).draws > 0
 
 
 def score_row(
@@ -814,7 +815,7 @@ def distance_tasks(label: str, denoiser: NoisePredictor, budgets: tuple, n: int)
 
     for budget in budgets:
         for name, row in YARDSTICK_ROWS.items():
-            if not draws_on_the_way(*way_of(denoiser.process, row, budget)):
+            if not draws_on_the_way(row):
                 tasks[f"{label}/{name}/{budget}"] = partial(measure_one, row, budget)
     return tasks
 
