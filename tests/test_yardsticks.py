@@ -344,8 +344,8 @@ def test_measure_resumes_and_refuses(tmp_path):
     options = dict(path=path, n=256, seeds=2, rounds=2, budgets=(10,))
     first = measure_yardsticks(only="intervals/0.4/1.0", **options)
     second = measure_yardsticks(only="intervals/0.4/0.78", **options)
-    assert len(first["cells"]) == 1 and len(second["cells"]) == 2
-    assert json.loads(path.read_text()) == second
+    assert len(first) == 1 and len(second) == 2
+    assert json.loads(path.read_text())["cells"] == list(second.values())
     with pytest.raises(ValueError, match="rounds"):
         measure_yardsticks(**(options | dict(rounds=3)))
 
@@ -353,8 +353,9 @@ def test_measure_resumes_and_refuses(tmp_path):
 def test_shipped_results_are_complete():
     saved = json.loads(yardsticks.YARDSTICK_RESULTS.read_text())
     assert saved["setup"]["seeds"] >= 5
+    cells = {cell["key"]: cell for cell in saved["cells"]}
     for distance in ("1.7", "0.4"):
         for true in ("1.0", "0.78", "0.51"):
-            cell = saved["cells"][f"intervals/{distance}/{true}"]
+            cell = cells[f"intervals/{distance}/{true}"]
             for seeds in (5, 10):
                 assert 0.9 <= cell[f"unbiased, {seeds} seeds"]["covered"] <= 0.98

@@ -14,7 +14,6 @@ __all__ = ['MIXTURE', 'YARDSTICK_RESULTS', 'YARDSTICK_ROWS', 'PictureMixture', '
 #| code-summary: "imports of the module"
 import copy
 import hashlib
-import json
 import math
 import time
 import zipfile
@@ -28,7 +27,8 @@ from torch import Tensor
 
 import compsamp
 from .. import metrics
-from ..core import atomic, blocks, check_same, f64, require, write_json
+from ..core import atomic, blocks, f64, require
+from ..experiment import Results
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
 from ..networks import DenoiserWrapper
@@ -755,9 +755,10 @@ def way_of(
     return sampler, restart(process, points, [interval], kind=kind)
 
 
-def draws_on_the_way(sampler: Sampler, times) -> bool:
-    "Whether a sampler on a grid or route draws noise after the start."
-    return sampler.draws > 0 or bool(getattr(times, "detours", ()))
+def draws_on_the_way(row: str) -> bool:
+    "Whether a row, as in `YARDSTICK_ROWS`, draws noise after the start."
+    head, _, up = row.partition("/")
+    return bool(up) or parse_sampler(head.partition("@")[0]).draws > 0
 
 
 def score_row(
@@ -814,7 +815,7 @@ def distance_tasks(label: str, denoiser: NoisePredictor, budgets: tuple, n: int)
 
     for budget in budgets:
         for name, row in YARDSTICK_ROWS.items():
-            if not draws_on_the_way(*way_of(denoiser.process, row, budget)):
+            if not draws_on_the_way(row):
                 tasks[f"{label}/{name}/{budget}"] = partial(measure_one, row, budget)
     return tasks
 
@@ -857,10 +858,7 @@ def measure_yardsticks(
 ) -> dict:
     "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
-    data = dict(setup=setup, cells={})
-    if Path(path).exists():
-        data = json.loads(Path(path).read_text())
-        check_same("path", path, data["setup"], setup)
+    results = Results(path, setup)
     mixture, process = load_mixture(), VP()
     exact = mixture.denoiser(process)
     wrong = SmoothError(mixture.denoiser(process), 0.1)
@@ -872,14 +870,14 @@ def measure_yardsticks(
     tasks |= score_tasks("score", exact, mixture, budgets, seeds, n)
     tasks |= score_tasks("score with error", wrong, mixture, budgets[1:2], seeds, n)
     for key, task in tasks.items():
-        if key in data["cells"] or not key.startswith(only):
+        if results.where(key=key) or not key.startswith(only):
             continue
         began = time.process_time()
-        data["cells"][key] = task()
-        data["cells"][key]["seconds"] = round(time.process_time() - began, 1)
-        write_json(path, data)
-        print(key, data["cells"][key], flush=True)
-    return data
+        found = task()
+        seconds = round(time.process_time() - began, 1)
+        results.add(key=key, **found | {"seconds": seconds})
+        print(key, found, flush=True)
+    return {cell["key"]: cell for cell in results.cells}
 
 # %% ../../nbs/lab_yardsticks.ipynb #9f6765f3
 #| code-fold: true
