@@ -27,27 +27,19 @@ class Skip:
     steps: int = 1000  # parts of [0, T], at least 2; the published code has a table of 1000
 
     def __post_init__(self):
-        require(
-            is_count(self.steps) and self.steps >= 2,
-            "steps",
-            self.steps,
-            "a whole number, at least 2: one step cannot be skipped",
-        )
-        require(
-            is_count(self.skip) and 1 <= self.skip < self.steps,
-            "skip",
-            self.skip,
-            f"a whole number from 1 to steps - 1 = {self.steps - 1}",
-        )
+        allowed = "a whole number, at least 2: one step cannot be skipped"
+        require(is_count(self.steps) and self.steps >= 2, "steps", self.steps, allowed)
+        allowed = f"a whole number from 1 to steps - 1 = {self.steps - 1}"
+        within = is_count(self.skip) and 1 <= self.skip < self.steps
+        require(within, "skip", self.skip, allowed)
 
     @property
     def length(self) -> float:
-        "How far it looks back."
+        "How far it looks back, in units of t."
         return self.skip * self.process.T / self.steps
 
     def on(self, t) -> Tensor:
-        """Where there is something to look back to: t >= length. Elsewhere the loss is the plain
-        one."""
+        "Whether there is something to look back to, t >= length; elsewhere the loss is plain."
         return f64(t) >= self.length * (1 - 1e-9)
 
     def start(self, t, least: float = 0.0) -> Tensor:
@@ -56,20 +48,21 @@ class Skip:
 
     def ratio(self, t) -> Tensor:
         """C = Psi^-1 chol Sigma of the step from r to t, `(..., k, k)`: noise gathered in it, in
-        units of z_r."""
+        units of z_r (eq. 6)."""
         t = self.process.checked(t, zero=False)
-        P, S = self.process.transition(t, self.start(t))
-        return torch.linalg.solve(P, cholesky(S))
+        psi, sigma = self.process.transition(t, self.start(t))
+        return torch.linalg.solve(psi, cholesky(sigma))
 
 # %% ../nbs/09_skipstep.ipynb #59202b5a
 VARIANTS = ("published", "shared", "consistent")
 
 
 def check_weights(variant, tau, eta):
-    "An error unless these are a variant of the loss and its two weights."
+    "ValueError unless these are a variant of the loss and its two weights."
     require(variant in VARIANTS, "variant", variant, f"one of {', '.join(VARIANTS)}")
-    for n, v in (("tau", tau), ("eta", eta)):
-        require(isinstance(v, (int, float)) and 0 <= v <= 1, n, v, "a number in [0, 1]")
+    for name, weight in (("tau", tau), ("eta", eta)):
+        number = isinstance(weight, (int, float))
+        require(number and 0 <= weight <= 1, name, weight, "a number in [0, 1]")
 
 
 def kappa(
@@ -78,73 +71,69 @@ def kappa(
     skip: int = 9,  # of `steps` parts of [0, T]
     tau: float = 0.99,  # weight of the plain loss, in [0, 1]
     variant: str = "published",  # or 'shared' (one noise for both terms), 'consistent' (identity)
-    steps: int = 1000,
+    steps: int = 1000,  # parts of [0, T]
 ) -> Tensor:
     """What the best network of a skip-step loss multiplies the true E[eps | z] by, `(..., k, k)`
-    float64 (eq. 4)."""
-    s = Skip(process, skip, steps)
+    float64 (eq. 6)."""
+    look_back = Skip(process, skip, steps)
     t = process.checked(t, zero=False)
-    I = identity_blocks(process)
+    identity = identity_blocks(process)
     check_weights(variant, tau, 0.0)
     if variant == "consistent":
-        return I.expand(*t.shape, process.k, process.k).clone()
-    C = s.ratio(t)
-    top = tau * I + ((1 - tau) * C.mT if variant == "shared" else 0)
-    return torch.where(
-        s.on(t)[..., None, None],
-        torch.linalg.solve(tau * I + (1 - tau) * C.mT @ C, top.expand_as(C)),
-        I,
-    )
+        return identity.expand(*t.shape, process.k, process.k).clone()
+    C = look_back.ratio(t)
+    wanted = tau * identity.expand_as(C)
+    if variant == "shared":
+        wanted = wanted + (1 - tau) * C.mT
+    factor = torch.linalg.solve(tau * identity + (1 - tau) * C.mT @ C, wanted)
+    return torch.where(look_back.on(t)[..., None, None], factor, identity)
 
 # %% ../nbs/09_skipstep.ipynb #e727b1ea
 def transport_noise(
     s: Skip,
     t: Tensor,  # times `(B,)`
-    r: Tensor,  # earlier times
-):
+    r: Tensor,  # earlier times `(B,)`
+) -> tuple:
     """A and B, each `(B, k, k)`: the noise of z_t is A times that of z_r plus B times the noise of
-    the step; A A' + B B' = 1 (eq. 6)."""
-    P, S = s.process.transition(t, r)
-    L = s.process.factor(t)
+    the step; A A' + B B' = 1 (eq. 8)."""
+    psi, sigma = s.process.transition(t, r)
+    factor_t = s.process.factor(t)
+    carried = psi @ s.process.factor(r)
+    A = torch.linalg.solve_triangular(factor_t, carried, upper=False)
+    B = torch.linalg.solve_triangular(factor_t, cholesky(sigma), upper=False)
+    return A, B
 
-    def solve(M):
-        return torch.linalg.solve_triangular(L, M, upper=False)
 
-    return solve(P @ s.process.factor(r)), solve(cholesky(S))
-
-
-def coupled_pair(s: Skip, x0: Tensor, t: Tensor, dice):
+def coupled_pair(
+    s: Skip,
+    x0: Tensor,  # clean pictures `(B, C, ...)`
+    t: Tensor,  # times `(B,)`, float64
+    dice,  # what `.normal(shape)` is drawn from, as `StepRandom`
+) -> tuple:
     """z_t drawn by way of z_r: (z_t, its noise, z_r, r, the step's share B w of the noise, A);
     where t < length, r is next to 0."""
-    r = s.start(t, float(draw_times(s.process, f64([0.0]))) / 2)
+    first_time = float(draw_times(s.process, f64([0.0])))
+    r = s.start(t, first_time / 2)
     A, B = transport_noise(s, t, r)
-
-    def draw():
-        return dice.normal((len(x0), s.process.k * x0.shape[1], *x0.shape[2:]))
-
-    before = draw()
-    step = mix(B, draw())
+    shape = (len(x0), s.process.k * x0.shape[1], *x0.shape[2:])
+    before = dice.normal(shape)
+    step = mix(B, dice.normal(shape))
     noise = mix(A, before) + step
-    return (
-        perturb_on_device(s.process, x0, t, noise),
-        noise,
-        perturb_on_device(s.process, x0, r, before),
-        r,
-        step,
-        A,
-    )
+    z_t = perturb_on_device(s.process, x0, t, noise)
+    z_r = perturb_on_device(s.process, x0, r, before)
+    return z_t, noise, z_r, r, step, A
 
 # %% ../nbs/09_skipstep.ipynb #cc998178
 @dataclass(frozen=True)
 class SkipStep(Epsilon):
     """A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent'
-    (eq. 8). ValueError for numbers out of range."""
+    (eq. 9). ValueError for numbers out of range."""
 
-    variant: str = "published"
+    variant: str = "published"  # or 'shared', 'consistent'
     skip: int = 9  # of `steps` parts of [0, T], from 1 to steps - 1
     tau: float = 0.99  # published, shared: weight of the plain loss, in [0, 1]
     eta: float = 0.5  # consistent: weight of the teacher, in [0, 1]
-    steps: int = 1000
+    steps: int = 1000  # parts of [0, T]
 
     def __post_init__(self):
         check_weights(self.variant, self.tau, self.eta)
@@ -152,44 +141,40 @@ class SkipStep(Epsilon):
 
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar; ValueError where the consistent one gets no averaged network."
-        s = Skip(process, self.skip, self.steps)
+        look_back = Skip(process, self.skip, self.steps)
         t = draw_times(process, dice.uniform(len(x0)))
         if self.variant == "consistent":
-            return self.consistent(s, net, ema, x0, t, labels, dice)
+            return self.consistent(look_back, net, ema, x0, t, labels, dice)
         z, noise = self.pair(process, x0, t, dice)
-        e = net(z, networks.network_time(net, t, x0), labels).float()
+        answer = net(z, networks.network_time(net, t, x0), labels).float()
         second = noise if self.variant == "shared" else dice.normal(noise.shape)
-        c = e.shape[1]
-        k = c // x0.shape[1]
-        # the momentum's corner, if e is the momentum's alone
-        w = per_sample(torch.where(s.on(t), self.tau, 1.0), x0)
-        C = s.ratio(t)[:, -k:, -k:]
-        return (
-            w * (e - noise[:, -c:]).square() + (1 - w) * (mix(C, e) - second[:, -c:]).square()
-        ).mean()
+        # a network that answers for the momentum alone is given the momentum's corner of C
+        channels = answer.shape[1]
+        blocks = channels // x0.shape[1]
+        C = look_back.ratio(t)[:, -blocks:, -blocks:]
+        plain = (answer - noise[:, -channels:]).square()
+        ahead = (mix(C, answer) - second[:, -channels:]).square()
+        weight = per_sample(torch.where(look_back.on(t), self.tau, 1.0), x0)
+        return (weight * plain + (1 - weight) * ahead).mean()
 
     def consistent(self, s: Skip, net, ema, x0, t, labels, dice):
         """Part of the target is the noise, part (`eta`) what the averaged network sees one skip
         earlier on the same path."""
-        require(
-            ema is not None,
-            "ema",
-            ema,
-            "an averaged network: variant = 'consistent' asks it at the earlier time",
-        )
+        allowed = "an averaged network: variant = 'consistent' asks it at the earlier time"
+        require(ema is not None, "ema", ema, allowed)
         z, noise, z_r, r, step, A = coupled_pair(s, x0, t, dice)
         with torch.no_grad():
             seen = ema(z_r, networks.network_time(ema, r, x0), labels).float()
-        require(
-            seen.shape == z.shape,
-            "ema",
-            tuple(seen.shape),
-            f"the noise of all {z.shape[1]} channels of the state: what is left out cannot be carried on",
-            TypeError,
+        allowed = (
+            f"the noise of all {z.shape[1]} channels of the state: "
+            "what is left out cannot be carried on"
         )
-        e = net(z, networks.network_time(net, t, x0), labels).float()
-        w = per_sample(torch.where(s.on(t), self.eta, 0.0), x0)
-        return ((1 - w) * (e - noise).square() + w * (e - mix(A, seen) - step).square()).mean()
+        require(seen.shape == z.shape, "ema", tuple(seen.shape), allowed, TypeError)
+        answer = net(z, networks.network_time(net, t, x0), labels).float()
+        plain = (answer - noise).square()
+        taught = (answer - mix(A, seen) - step).square()
+        weight = per_sample(torch.where(s.on(t), self.eta, 0.0), x0)
+        return ((1 - weight) * plain + weight * taught).mean()
 
 
 SKIPSTEP_OBJECTIVES = dict(skipstep=SkipStep)
@@ -202,24 +187,20 @@ class ScaledDenoiser(networks.DenoiserWrapper):
     def __init__(
         self,
         denoiser: NoisePredictor,
-        skip: int = 9,
-        tau: float = 0.99,
-        variant: str = "published",
-        steps: int = 1000,
+        skip: int = 9,  # of `steps` parts of [0, T]
+        tau: float = 0.99,  # weight of the plain loss, in [0, 1]
+        variant: str = "published",  # whose kappa; or 'shared', 'consistent'
+        steps: int = 1000,  # parts of [0, T]
     ):
         super().__init__(denoiser)
         kappa(denoiser.process, denoiser.process.T, skip, tau, variant, steps)
-        require(
-            not getattr(denoiser, "partial", False),
-            "denoiser",
-            type(denoiser).__name__,
-            "one that answers for the whole state",
-            TypeError,
-        )
+        partial = getattr(denoiser, "partial", False)
+        allowed = "one that answers for the whole state"
+        require(not partial, "denoiser", type(denoiser).__name__, allowed, TypeError)
         self.how = dict(skip=skip, tau=tau, variant=variant, steps=steps)
 
     def predict(self, z, t):
-        "The inner eps, shrunk (after clipping, if that is on); uncounted."
+        "The inner eps (after clipping, if that is on) times kappa; uncounted."
         return mix(kappa(self.process, t, **self.how), self.inner.predict(z, t))
 
 # %% ../nbs/09_skipstep.ipynb #41500032
@@ -229,48 +210,40 @@ def encode(
     x: Tensor,  # pictures `(B, C, ...)`
     times,  # falling grid, the one that will decode
 ) -> Tensor:
-    """DDIM backwards: the latent at times[0] from which DDIM on `times` comes back to x, up to the
-    error of both ways; k = 1."""
-    p = denoiser.process
-    require(p.k == 1, "process", p, "k = 1: DDIM")
-    t = check_grid(times, p).flip(0)
-    c = transfer(p, t)
-    z = float(p.marginal(t[0])[0]) * x
-    for s, a, b in zip(c["t"].tolist(), c["a"].tolist(), c["b"].tolist()):
-        z = a * z + b * denoiser.eps(z, s)
+    """DDIM backwards (Song et al. 2021, Section 5.4): the latent at times[0] from which DDIM on
+    `times` comes back to x, up to the error of both ways; ValueError unless k = 1."""
+    process = denoiser.process
+    require(process.k == 1, "process", process, "k = 1: DDIM")
+    rising = check_grid(times, process).flip(0)
+    steps = transfer(process, rising)
+    z = float(process.marginal(rising[0])[0]) * x
+    for t, a, b in zip(steps["t"].tolist(), steps["a"].tolist(), steps["b"].tolist()):
+        z = a * z + b * denoiser.eps(z, t)
     return z
 
 
 def slerp(
-    a: Tensor,
-    b: Tensor,  # latents of one shape
+    a: Tensor,  # a latent
+    b: Tensor,  # another of the same shape
     u: float,  # 0: a, 1: b
 ) -> Tensor:
-    "The point a share u along the arc from a to b (Shoemake 1985)."
-    cos = ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).double()
-    w = float(torch.acos(cos))
-    if w < 1e-4:
+    "The point a share u along the arc from a to b (Shoemake 1985); ValueError for opposite ends."
+    cosine = ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).double()
+    angle = float(torch.acos(cosine))
+    if angle < 1e-4:
         return torch.lerp(a, b, u)
-    require(
-        math.pi - w > 1e-4,
-        "a, b",
-        round(w, 6),
-        "less than pi apart: opposite latents have no shortest arc",
-    )
-    return (math.sin((1 - u) * w) * a + math.sin(u * w) * b) / math.sin(w)
+    allowed = "less than pi apart: opposite latents have no shortest arc"
+    require(math.pi - angle > 1e-4, "a, b", round(angle, 6), allowed)
+    return (math.sin((1 - u) * angle) * a + math.sin(u * angle) * b) / math.sin(angle)
 
 
 def unevenness(
     path: Tensor,  # features along an interpolation, `(m, d)`, m >= 3
 ) -> tuple:
     """How far from straight and even a path is: length over end-to-end distance, and largest over
-    mean step; both at least 1."""
-    require(
-        path.dim() == 2 and len(path) >= 3,
-        "path",
-        tuple(path.shape),
-        "at least 3 points, shape (m, d)",
-    )
+    mean step; both at least 1. ValueError where the ends agree."""
+    shaped = path.dim() == 2 and len(path) >= 3
+    require(shaped, "path", tuple(path.shape), "at least 3 points, shape (m, d)")
     step = (path[1:] - path[:-1]).norm(dim=1)
     across = (path[-1] - path[0]).norm()
     require(float(across) > 0, "path", float(across), "a path whose ends differ")
