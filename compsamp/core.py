@@ -329,7 +329,8 @@ def check_output(
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         for folder in missing:  # a check leaves nothing behind
-            folder.rmdir()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 # %% ../nbs/00_core.ipynb #same0002
 def check_same(

@@ -84,7 +84,7 @@ class ExactMean(ExactDenoiser):
         psi = remembered(self._signals, t, self.signal)
         log_share, solved = self.parts(z, t)
         share = torch.softmax(log_share, -1)
-        pulled = psi * self.mixture.lam * solved[:, 0] * share[:, :, None]
+        pulled = psi * self.mixture.eigenvalues * solved[:, 0] * share[:, :, None]
         return (share @ self.mixture.means + pulled.flatten(1) @ self.back).to(z)
 
 # %% ../nbs/18_flow.ipynb #778a690a

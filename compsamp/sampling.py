@@ -636,11 +636,12 @@ def require_memory(
     require(taken <= there, "n", n, allowed)
 
 
-def require_finite(x: Tensor):
-    "FloatingPointError for samples with NaN or infinity."
+def require_finite(x: Tensor) -> Tensor:
+    "The samples; FloatingPointError if they hold NaN or infinity."
     allowed = "finite samples: the network or the step blew up"
     finite = bool(torch.isfinite(x).all())
     require(finite, "x", "NaN or infinity", allowed, FloatingPointError)
+    return x
 
 
 def start_state(
@@ -708,8 +709,7 @@ def sample(
     total = -(-n // batch) * (route.steps() + bool(denoise))
     for _ in progress_bar(all_steps(), total, progress):
         pass
-    x = torch.cat(ends)
-    require_finite(x)
+    x = require_finite(torch.cat(ends))
     return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
 
 # %% ../nbs/07_sampling.ipynb #d4eaf04f

@@ -41,6 +41,7 @@ PROCESSES = {
     "psld": psld.PSLD,
     "flow": flow.Flow,
     "pfgmpp": pfgmpp.PFGMpp,
+    "pfgmpp-student": pfgmpp.PFGMppStudent,
 }
 
 SAMPLERS = {

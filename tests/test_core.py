@@ -146,7 +146,8 @@ def test_a_failed_png_leaves_the_old_one(tmp_path):
 
 def test_an_output_is_tried_before_the_work(tmp_path):
     check_output(tmp_path / "new" / "a.png")
-    assert os.listdir(tmp_path / "new") == []
+    assert os.listdir(tmp_path) == []  # a check leaves nothing behind
+    (tmp_path / "new").mkdir()
     with pytest.raises(IsADirectoryError, match="not the name of a file"):
         check_output(tmp_path / "new")
     (tmp_path / "file").touch()

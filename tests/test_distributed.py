@@ -35,8 +35,8 @@ from compsamp import (
 )
 from compsamp.mixtures import ring
 
-SAMPLE = "import sys; from compsamp.commands import sample; sys.exit(sample())"
-TRAIN = "import sys; from compsamp.commands import train; sys.exit(train())"
+SAMPLE = "import sys; from compsamp.commands import run_sample; sys.exit(run_sample())"
+TRAIN = "import sys; from compsamp.commands import run_train; sys.exit(run_train())"
 SMALL = "--width 8 --mults 1,1 --batch 16 --steps 24 --warmup 5 --save-every 8".split()
 SMALL += ["--device", "cpu", "--no-amp"]
 
@@ -570,7 +570,7 @@ def test_a_lost_process_and_the_same_pictures_by_one(gloo, one, tmp_path):
                 os.kill(os.getpid(), 9)
             return draw(*args, **options)
         distributed.sample = sample
-        sys.exit(commands.sample())"""
+        sys.exit(commands.run_sample())"""
     codes, said = end(start(die, *COMMON, "--out", out))
     assert codes == [1, -9] and "process 0 of 2" in said[0], said
     chunks = list((tmp_path / "c.npz.parts").glob("chunk-*"))
@@ -706,7 +706,7 @@ SLOW = """
             time.sleep(1)
         return loss
     distributed.DistributedTrainer.step = slow
-    sys.exit(commands.train())
+    sys.exit(commands.run_train())
 """
 
 

@@ -173,7 +173,7 @@ def test_routes_with_a_sampler_of_their_own_inside():
     d, m = Toy(VP()), masks("centre", 1)
     ups = [RestartInterval.from_sigma(VP(), 0.1, 1.0, 3, 2)]
     route = restart(VP(), 8, ups, inside=EDMHeun())
-    _, wrapped = P.wrapped(DDIM(), route, X, m)
+    _, wrapped = P.with_replacement(DDIM(), route, X, m)
     assert (
         isinstance(wrapped.inside, Replaced)
         and wrapped.inside.inner == EDMHeun()
@@ -195,13 +195,13 @@ def test_conditional_begins_as_the_plain_network():
     m, seen = damage(X, "mixed")
     z = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for t in (0.01, 0.4, 1.0):
-        assert torch.allclose(P.given(c, seen, m).predict(z, t), d.predict(z, t), atol=1e-4)
+        assert torch.allclose(P.condition_on(c, seen, m).predict(z, t), d.predict(z, t), atol=1e-4)
     with pytest.raises(ValueError, match="state, picture and mask"):
         c.eps(z, 0.5)
     with pytest.raises(TypeError, match="Conditional"):
-        P.given(d, seen, m)
+        P.condition_on(d, seen, m)
     with pytest.raises(ValueError, match="8 pictures"):
-        P.given(c, seen, m).eps(z[:3], 0.5)
+        P.condition_on(c, seen, m).eps(z[:3], 0.5)
 
 
 def test_what_a_conditional_network_sees():
@@ -436,7 +436,7 @@ def test_other_bad_input():
         (lambda: P.method("magic", VP()), "method"),
         (lambda: P.method("resampled", VP(), 9), "nfe"),
         (lambda: P.scores(X, X[:3], masks("half")), "x.shape"),
-        (lambda: P.nearest(X, X[:0]), "among"),
+        (lambda: P.nearest_pictures(X, X[:0]), "among"),
     ]:
         with pytest.raises(ValueError, match=says):
             call()
@@ -620,7 +620,7 @@ def test_faces(tmp_path):
         and int(who[-1]) == 39
         and int(x[25, 0, 5, 5]) == 21
     )
-    v, i = P.nearest(x[[7, 30]].float() + 0.25, x.float())
+    v, i = P.nearest_pictures(x[[7, 30]].float() + 0.25, x.float())
     assert torch.equal(x[i], x[[7, 30]]) and torch.allclose(
         v, torch.full((2,), 0.25, dtype=torch.float64)
     )

@@ -477,6 +477,10 @@ def test_classes_that_are_refused(diffusers):
         config.pop("_class_name", None)  # betrayed by a setting
         with pytest.raises(ValueError):
             read(config)
+
+
+def test_families_are_recognised(diffusers):
+    read = interop.SamplerScheduler.from_config
     flow = dict(diffusers.FlowMatchEulerDiscreteScheduler().config)
     assert (
         read(flow).config.family == "flow"

@@ -203,4 +203,5 @@ def test_everything_exported_is_asserted(path, tested_commands):
     missed = Coverage(code).missed(tested_commands)
     assert not missed, f"no assertion reaches {sorted(missed)}"
     asserting = [c for c in code if re.search(r"\bassert\b", c["source"]) and not exported(c)]
-    assert len(asserting) >= 3 or path.name.startswith("90_")
+    least = 1 if path.name.startswith(("90_", "lab_")) else 3  # a laboratory has tests of its own
+    assert len(asserting) >= least

@@ -141,9 +141,8 @@ def test_command_explains_itself(script, tmp_path):
 def test_command_refuses_nonsense(tmp_path):
     script = next(s for s in CFG["console_scripts"].split() if s.startswith("compsamp_demo="))
     module, function = script.split("=")[1].split(":")
-    code = (
-        f'import sys; sys.argv[0] = "compsamp_demo"; from {module} import {function}; {function}()'
-    )
+    code = f'import sys; sys.argv[0] = "compsamp_demo"; from {module} import {function}; '
+    code += f"sys.exit({function}())"
     out = run(code, tmp_path, "--nfe", "0")
     assert out.returncode == 2, out.stderr[-1000:]
     assert "nfe" in out.stderr and "Traceback" not in out.stderr, out.stderr[-1000:]

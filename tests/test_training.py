@@ -274,7 +274,7 @@ if '--kill-at' in sys.argv:
             time.sleep(1)
         return loss
     T.Trainer.step = step
-sys.exit(commands.train(sys.argv[1:]))
+sys.exit(commands.run_train(sys.argv[1:]))
 """
 SMALL = "--width 8 --mults 1,1 --batch 16 --steps 40 --warmup 5 --save-every 20 --patch 2".split()
 SMALL += ["--device", "cpu"]
