@@ -105,7 +105,7 @@ def look_up(
     known = setting_names(make)
     given = parse_settings(rest, argument, text, known)
     kinds = {field.name: field.type for field in fields(getattr(make, "func", make))}
-    given = {n: fit_type(v, kinds[n], argument, f"{n}={v}, in {text!r}") for n, v in given.items()}
+    given = {n: fit_type(v, kinds[n], argument, f"{n}={v!r}, in {text}") for n, v in given.items()}
     try:
         return make(**given)
     except TypeError as error:
