@@ -200,8 +200,23 @@ def write():
         kept[f"loss/{objective}"] = losses(objective)
     for name in ROWS:
         kept[f"weights/{name}"] = np.array(weights_hash(name))
-    for path in sorted(RESULTS.glob("*.json")):
-        kept[f"results/{path.name}"] = np.array(results_hash(path))
+    keep(kept | results())
+
+
+def results() -> dict:
+    "A hash of the numbers of every results file."
+    files = sorted(RESULTS.glob("*.json"))
+    return {f"results/{path.name}": np.array(results_hash(path)) for path in files}
+
+
+def write_results():
+    "Measure the results files anew; pictures, losses and weights stay as they are."
+    held = {name: value for name, value in kept().items() if not name.startswith("results/")}
+    keep(held | results())
+
+
+def keep(kept: dict):
+    "Write the file."
     REFERENCE.parent.mkdir(exist_ok=True)
     np.savez_compressed(REFERENCE, **kept)
     print(f"{REFERENCE.name}: {len(kept)} entries, {REFERENCE.stat().st_size} bytes")
@@ -262,6 +277,7 @@ def test_results(name):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--write"]:
+    ways = {"--write": write, "--write-results": write_results}
+    if len(sys.argv) != 2 or sys.argv[1] not in ways:
         sys.exit(__doc__)
-    write()
+    ways[sys.argv[1]]()
