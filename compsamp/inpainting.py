@@ -295,7 +295,9 @@ def restore(
         a = x[i : i + batch]
         m = None if known is None else known[i : i + batch]
         d, (q, t) = (
-            (condition_on(denoiser, a, m), (s, times)) if sees else (denoiser, with_replacement(s, times, a, m))
+            (condition_on(denoiser, a, m), (s, times))
+            if sees
+            else (denoiser, with_replacement(s, times, a, m))
         )
         got = sample(q, d, t, n=len(a), seed=seed, first=first + i, batch=len(a))
         ends.append(got.x.clamp(-1, 1))
@@ -462,7 +464,8 @@ def condition_on(
         TypeError,
     )
     core.network = networks.PredictV(
-        ImageConditioned(core.network.net, conditioning(picture, mask).to(core.device)), core.process
+        ImageConditioned(core.network.net, conditioning(picture, mask).to(core.device)),
+        core.process,
     )
     return new
 
