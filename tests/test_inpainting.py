@@ -63,19 +63,19 @@ def test_masks_hide_something_and_not_all(kind, side):
 def test_half_is_half_and_expand_the_reverse_of_centre():
     assert (masks("half", 9).flatten(1).sum(1) == 392).all()
     assert torch.equal(masks("expand"), ~masks("centre"))
-    assert len({tuple(m.flatten().tolist()) for m in masks("half", 40)}) == 4
+    assert len({tuple(mask.flatten().tolist()) for mask in masks("half", 40)}) == 4
 
 
 def test_damage_keeps_what_is_known_and_fills_the_rest():
-    m, seen = damage(X, "mixed")
-    keep = m.expand_as(X)
+    mask, seen = damage(X, "mixed")
+    keep = mask.expand_as(X)
     assert torch.equal(seen[keep], X[keep])
     for i, kind in enumerate(DAMAGE_KINDS):
-        hidden = seen[i][~m[i]]
+        hidden = seen[i][~mask[i]]
         assert (hidden == 0).all() if kind in inpainting.MASKS else not (hidden == 0).all(), kind
     pool = torch.full((1, 1, 28, 28), 0.25)
-    m, seen = damage(X, "glasses", others=pool)
-    assert (seen[~m] == 0.25).all()
+    mask, seen = damage(X, "glasses", others=pool)
+    assert (seen[~mask] == 0.25).all()
 
 
 # ---- replacement
@@ -137,25 +137,25 @@ def test_facts_are_the_samplers():
 
 
 def test_plain_restoration():
-    d = zoo.load("fashion-vp")
-    m, seen = damage(X, "mixed")
+    denoiser = zoo.load("fashion-vp")
+    mask, seen = damage(X, "mixed")
     before = seen.clone()
-    a = restore(d, seen, m, times=6, seed=5, batch=3)
-    b = restore(d, X, m.float(), times=6, seed=5, batch=7)
-    assert torch.allclose(a.x, b.x, atol=1e-5), "another batch, and other hidden pixels"
-    assert a.nfe == 6
-    assert torch.equal(a.x[m], X[m]) and a.x.abs().max() <= 1
+    whole = restore(denoiser, seen, mask, times=6, seed=5, batch=3)
+    again = restore(denoiser, X, mask.float(), times=6, seed=5, batch=7)
+    assert torch.allclose(whole.x, again.x, atol=1e-5), "another batch, and other hidden pixels"
+    assert whole.nfe == 6
+    assert torch.equal(whole.x[mask], X[mask]) and whole.x.abs().max() <= 1
     assert torch.equal(seen, before)
-    c = restore(d, X[5:], m[5:], times=6, seed=5, first=5)
-    assert torch.allclose(c.x, a.x[5:], atol=1e-5)
-    assert not torch.allclose(restore(d, X, m, times=6, seed=6).x, a.x, atol=1e-2)
+    tail = restore(denoiser, X[5:], mask[5:], times=6, seed=5, first=5)
+    assert torch.allclose(tail.x, whole.x[5:], atol=1e-5)
+    assert not torch.allclose(restore(denoiser, X, mask, times=6, seed=6).x, whole.x, atol=1e-2)
 
 
 def test_two_blocks():
-    d = zoo.load("fashion-psld")
-    m = masks("thick", 3)
-    got = restore(d, X[:3], m, times=5)
-    assert torch.equal(got.x[m], X[:3][m]) and got.x.shape == (3, 1, 28, 28)
+    denoiser = zoo.load("fashion-psld")
+    mask = masks("thick", 3)
+    got = restore(denoiser, X[:3], mask, times=5)
+    assert torch.equal(got.x[mask], X[:3][mask]) and got.x.shape == (3, 1, 28, 28)
 
 
 @pytest.mark.parametrize("n, jump, repeats", [(17, 4, 2), (9, 2, 1), (10, 3, 3), (10, 4, 0)])
@@ -163,57 +163,67 @@ def test_resampled_price_and_shape(n, jump, repeats):
     route = resampled(VP(), n, jump, repeats)
     got = nfe(DDIM(), route)
     assert got == n + repeats * jump * ((n - 1) // jump)
-    d = Toy(VP())
-    x, m = X[:2], masks("centre", 1)
-    r = restore(d, x, m, DDIM(1.0), route)
-    assert r.nfe == d.nfe == got
+    denoiser = Toy(VP())
+    x, mask = X[:2], masks("centre", 1)
+    r = restore(denoiser, x, mask, DDIM(1.0), route)
+    assert r.nfe == denoiser.nfe == got
 
 
 def test_routes_with_a_sampler_of_their_own_inside():
-    d, m = Toy(VP()), masks("centre", 1)
+    denoiser, mask = Toy(VP()), masks("centre", 1)
     ups = [RestartInterval.from_sigma(VP(), 0.1, 1.0, 3, 2)]
     route = restart(VP(), 8, ups, inside=EDMHeun())
-    _, wrapped = inpainting.with_replacement(DDIM(), route, X, m)
+    _, wrapped = inpainting.with_replacement(DDIM(), route, X, mask)
     assert isinstance(wrapped.inside, Replaced)
     assert wrapped.inside.inner == EDMHeun()
     assert isinstance(route.inside, EDMHeun)
-    assert torch.equal(restore(d, X, m, DDIM(), route).x[m.expand_as(X)], X[m.expand_as(X)])
+    assert torch.equal(
+        restore(denoiser, X, mask, DDIM(), route).x[mask.expand_as(X)], X[mask.expand_as(X)]
+    )
 
 
 # ---- the conditional network
 
 
 def fresh():
-    d = zoo.load("fashion-vp")
-    return d, networks.Denoiser(inpainting.conditional(d), d.process, d.shape)
+    denoiser = zoo.load("fashion-vp")
+    return denoiser, networks.Denoiser(
+        inpainting.conditional(denoiser), denoiser.process, denoiser.shape
+    )
 
 
 def test_conditional_begins_as_the_plain_network():
-    d, c = fresh()
-    m, seen = damage(X, "mixed")
+    denoiser, conditional = fresh()
+    known, seen = damage(X, "mixed")
     z = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for t in (0.01, 0.4, 1.0):
         assert torch.allclose(
-            inpainting.condition_on(c, seen, m).predict(z, t), d.predict(z, t), atol=1e-4
+            inpainting.condition_on(conditional, seen, known).predict(z, t),
+            denoiser.predict(z, t),
+            atol=1e-4,
         )
     with pytest.raises(ValueError, match="state, picture and mask"):
-        c.eps(z, 0.5)
+        conditional.eps(z, 0.5)
     with pytest.raises(TypeError, match="Conditional"):
-        inpainting.condition_on(d, seen, m)
+        inpainting.condition_on(denoiser, seen, known)
     with pytest.raises(ValueError, match="8 pictures"):
-        inpainting.condition_on(c, seen, m).eps(z[:3], 0.5)
+        inpainting.condition_on(conditional, seen, known).eps(z[:3], 0.5)
 
 
 def test_what_a_conditional_network_sees():
-    d, c = fresh()
-    torch.nn.init.normal_(c.network.net.inp.weight, std=0.3)
-    m = masks("half", 8)
-    other = torch.where(m, X, torch.full_like(X, 0.3))
-    a, b, blind = (restore(c, x, k, times=3).x for x, k in ((X, m), (other, m), (other, None)))
+    denoiser, conditional = fresh()
+    torch.nn.init.normal_(conditional.network.net.inp.weight, std=0.3)
+    mask = masks("half", 8)
+    other = torch.where(mask, X, torch.full_like(X, 0.3))
+    a, b, blind = (
+        restore(conditional, x, k, times=3).x for x, k in ((X, mask), (other, mask), (other, None))
+    )
     assert torch.equal(a, b), "hidden pixels are not looked at"
-    assert not torch.equal(blind, b) and not torch.equal(blind[m], X[m])
-    assert not torch.equal(restore(c, -X, m, times=3).x[~m], a[~m]), "known pixels are"
-    assert torch.allclose(restore(c, X, m, times=3, batch=3).x, a, atol=1e-5)
+    assert not torch.equal(blind, b) and not torch.equal(blind[mask], X[mask])
+    assert not torch.equal(restore(conditional, -X, mask, times=3).x[~mask], a[~mask]), (
+        "known pixels are"
+    )
+    assert torch.allclose(restore(conditional, X, mask, times=3, batch=3).x, a, atol=1e-5)
 
 
 def test_training_learns_and_resumes(tmp_path):
@@ -232,18 +242,18 @@ def test_training_learns_and_resumes(tmp_path):
             objective=inpainting.Restoration(),
         )
 
-    a = make()
+    whole = make()
     for _ in range(4):
-        a.step()
-    b = make()
-    b.step()
-    b.step()
-    b.save(tmp_path)
-    c = make().resume(tmp_path)
-    c.step()
-    c.step()
-    assert all(torch.equal(x, y) for x, y in zip(a.means, c.means))
-    assert a.net.net.inp.weight[:, 1:].abs().max() > 0
+        whole.step()
+    stopped = make()
+    stopped.step()
+    stopped.step()
+    stopped.save(tmp_path)
+    resumed = make().resume(tmp_path)
+    resumed.step()
+    resumed.step()
+    assert all(torch.equal(x, y) for x, y in zip(whole.means, resumed.means))
+    assert whole.net.net.inp.weight[:, 1:].abs().max() > 0
     assert zoo.load_conditional(tmp_path).network.net.inp.weight.shape[1] == 3
     with pytest.raises(ValueError, match="network.kind"):
         zoo.load(tmp_path)
@@ -267,16 +277,20 @@ def test_blind_share():
 
 
 def test_compensated_restoration():
-    d, c = fresh()
-    module = compensation.light_module(c)
-    m = masks("half", 8)
+    denoiser, conditional = fresh()
+    module = compensation.light_module(conditional)
+    mask = masks("half", 8)
     with torch.no_grad():
         module.out.bias.fill_(0.5)
-    a = restore(c, X, m, times=3).x
-    b = restore(compensation.Compensated(c, module), X, m, times=3)
-    assert b.nfe == 3 and not torch.equal(a, b.x) and torch.equal(b.x[m], X[m])
-    assert torch.equal(restore(compensation.Compensated(c, module, 0.0), X, m, times=3).x, a)
-    loss = inpainting.RestorationModule(c)(
+    alone = restore(conditional, X, mask, times=3).x
+    aided = restore(compensation.Compensated(conditional, module), X, mask, times=3)
+    assert (
+        aided.nfe == 3 and not torch.equal(alone, aided.x) and torch.equal(aided.x[mask], X[mask])
+    )
+    assert torch.equal(
+        restore(compensation.Compensated(conditional, module, 0.0), X, mask, times=3).x, alone
+    )
+    loss = inpainting.RestorationModule(conditional)(
         module, None, VP(), X, None, training.StepRandom(0, 0, "cpu")
     )
     assert torch.isfinite(loss) and loss.requires_grad
@@ -307,24 +321,23 @@ def test_module_of_another_process_size_or_network(tmp_path, files, capsys):
 
 
 def test_scores_by_hand():
-    m = masks("half", 8)
-    x = torch.where(m, X, X.neg().clamp(-0.9, 0.9))
-    s = inpainting.scores(x, X, m)
-    hidden = (~m).flatten(1)
+    mask = masks("half", 8)
+    x = torch.where(mask, X, X.neg().clamp(-0.9, 0.9))
+    s = inpainting.scores(x, X, mask)
+    hidden = (~mask).flatten(1)
     mse = (x - X).flatten(1).square()
     assert torch.allclose(s["psnr"], 10 * torch.log10(4 / mse.mean(1)), atol=1e-4)
     error = ((mse * hidden).sum(1) / hidden.sum(1)).sqrt()
     assert torch.allclose(s["error"], error, atol=1e-6)
     assert (s["ssim"] < 1).all()
-    same = inpainting.scores(X, X, m)
+    same = inpainting.scores(X, X, mask)
     assert (same["error"] == 0).all() and torch.allclose(same["ssim"], torch.ones(8), atol=1e-4)
     draws = torch.stack([X, x])
-    v = draws.var(0).flatten(1)
-    assert torch.allclose(
-        inpainting.diversity(draws, m), ((v * hidden).sum(1) / hidden.sum(1)).sqrt(), atol=1e-6
-    )
+    variance = draws.var(0).flatten(1)
+    spread = ((variance * hidden).sum(1) / hidden.sum(1)).sqrt()
+    assert torch.allclose(inpainting.diversity(draws, mask), spread, atol=1e-6)
     with pytest.raises(ValueError, match="draws"):
-        inpainting.diversity(draws[:1], m)
+        inpainting.diversity(draws[:1], mask)
 
 
 # ---- guidance
@@ -336,39 +349,45 @@ def test_scores_by_hand():
 def test_exact_guidance_is_the_conditional_mixture(process):
     M = ring(6)
     classes = torch.tensor([0, 1, 2, 0, 1, 2])
-    d = M.denoiser(process)
+    exact = M.denoiser(process)
     z = torch.randn(
         40, process.k * 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     ) * (process.T if isinstance(process, EDM) else 1)
     y = torch.arange(40) % 3
-    g = inpainting.Guided(d, inpainting.component_posterior(d, classes), y)
-    for c in range(3):
-        part = GaussianMixture(M.means[classes == c], M.covs[classes == c]).denoiser(process)
+    guided = inpainting.Guided(exact, inpainting.component_posterior(exact, classes), y)
+    for label in range(3):
+        part = GaussianMixture(M.means[classes == label], M.covs[classes == label]).denoiser(
+            process
+        )
         for t in (0.02, 0.3, 0.9):
-            assert torch.allclose(g.predict(z, t)[y == c], part.predict(z[y == c], t), atol=1e-9)
-    assert torch.equal(inpainting.Guided(d, g.log_prob, y, 0.0).predict(z, 0.3), d.predict(z, 0.3))
-    two = inpainting.Guided(d, g.log_prob, y, 2.0).predict(z, 0.3)
-    assert torch.allclose(two, 2 * g.predict(z, 0.3) - d.predict(z, 0.3), atol=1e-9), (
+            assert torch.allclose(
+                guided.predict(z, t)[y == label], part.predict(z[y == label], t), atol=1e-9
+            )
+    assert torch.equal(
+        inpainting.Guided(exact, guided.log_prob, y, 0.0).predict(z, 0.3), exact.predict(z, 0.3)
+    )
+    two = inpainting.Guided(exact, guided.log_prob, y, 2.0).predict(z, 0.3)
+    assert torch.allclose(two, 2 * guided.predict(z, 0.3) - exact.predict(z, 0.3), atol=1e-9), (
         "linear in the scale"
     )
 
 
 def test_guided_samples_take_their_labels():
-    d = ring(4).denoiser(VP())
-    g = inpainting.Guided(d, inpainting.component_posterior(d, torch.arange(4)))
+    exact = ring(4).denoiser(VP())
+    guided = inpainting.Guided(exact, inpainting.component_posterior(exact, torch.arange(4)))
     y = torch.arange(10) % 4
     a, b = (
-        sample(DDIM(), g, 20, 10, batch=n, labels=y, guidance=1.0, dtype=torch.float64)
+        sample(DDIM(), guided, 20, 10, batch=n, labels=y, guidance=1.0, dtype=torch.float64)
         for n in (3, 7)
     )
     assert torch.allclose(a.x, b.x) and a.nfe == 20
     assert torch.equal(torch.cdist(a.x, ring(4).means).argmin(1), y)
     with pytest.raises(ValueError, match="labels"):
-        sample(DDIM(), g, 5, 3)
+        sample(DDIM(), guided, 5, 3)
     with pytest.raises(ValueError, match="scale"):
-        inpainting.Guided(d, g.log_prob, scale=-1.0)
+        inpainting.Guided(exact, guided.log_prob, scale=-1.0)
     with pytest.raises(ValueError, match="classes"):
-        inpainting.component_posterior(d, torch.tensor([0, 0, 2, 2]))
+        inpainting.component_posterior(exact, torch.tensor([0, 0, 2, 2]))
 
 
 # ---- bad input and the shell
@@ -511,7 +530,8 @@ WRONG_SETTINGS = [
     ({"sampler": "magic"}, "sampler"),
     ({"out": "o.txt"}, "out"),
     ({"checkpoint": "nowhere"}, "checkpoint"),
-    ({"measure": 5}, ".json"),
+    ({"measure": 5}, "measure = 5"),
+    ({"measure": 128}, ".json"),
     ({"device": "abacus"}, "device"),
 ]
 
@@ -541,13 +561,13 @@ def test_heldout_is_the_test_split():
 
 def test_shipped_conditional_beats_mean_fill_and_replacement():
     x = data.to_model(inpainting.heldout(32)[0])
-    m, seen = damage(x, "mixed")
+    mask, seen = damage(x, "mixed")
     restored = {
-        "mean": inpainting.mean_fill(x, m),
-        "replaced": restore(zoo.load("fashion-vp"), seen, m, times=16).x,
-        "conditional": restore(zoo.load_conditional(), seen, m, times=16).x,
+        "mean": inpainting.mean_fill(x, mask),
+        "replaced": restore(zoo.load("fashion-vp"), seen, mask, times=16).x,
+        "conditional": restore(zoo.load_conditional(), seen, mask, times=16).x,
     }
-    psnr = {n: float(inpainting.scores(v, x, m)["psnr"].mean()) for n, v in restored.items()}
+    psnr = {n: float(inpainting.scores(v, x, mask)["psnr"].mean()) for n, v in restored.items()}
     assert psnr["conditional"] > psnr["replaced"] + 0.5, psnr
     assert psnr["conditional"] > psnr["mean"] + 3, psnr
 
