@@ -9,7 +9,7 @@ __all__ = ['MASKS', 'OCCLUDERS', 'DAMAGE_KINDS', 'METHODS', 'FACE', 'distance_to
            'RestorationModule', 'Guided', 'component_posterior', 'NoisyClassifier', 'Classify', 'faces_folder',
            'read_face', 'faces', 'nearest_pictures']
 
-# %% ../nbs/14_inpainting.ipynb #dfec667e
+# %% ../nbs/14_inpainting.ipynb #be1ed9f1
 #| code-fold: true
 #| code-summary: "imports"
 import importlib.util
@@ -28,7 +28,7 @@ from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import Route, Sampler, Samples, grid, sample
 from .training import Velocity, draw_times
 
-# %% ../nbs/14_inpainting.ipynb #8432fdaf
+# %% ../nbs/14_inpainting.ipynb #7d05fb68
 #| code-fold: true
 #| code-summary: "how the eight shapes are drawn"
 MASKS = ("half", "centre", "thick", "thin", "expand", "random")
@@ -114,7 +114,7 @@ def hidden_region(
     row, column = np.mgrid[:side, :side]
     return (abs(row - centre_row) <= half_height) & (abs(column - centre_column) <= half_width)
 
-# %% ../nbs/14_inpainting.ipynb #f9813a71
+# %% ../nbs/14_inpainting.ipynb #1c88deb4
 def kind_of(kind: str, index: int) -> str:
     "The kind of damage of picture `index`: all of them in turn if mixed."
     return DAMAGE_KINDS[index % len(DAMAGE_KINDS)] if kind == "mixed" else kind
@@ -161,7 +161,7 @@ def damage(
     cover = torch.where(is_mask, torch.zeros_like(x), occluder)
     return known, torch.where(known, x, cover)
 
-# %% ../nbs/14_inpainting.ipynb #6bb3ddcc
+# %% ../nbs/14_inpainting.ipynb #e5f8baac
 #| code-fold: true
 #| code-summary: "128 pictures of the test split, which come with the package"
 def heldout(
@@ -184,7 +184,7 @@ def make_heldout(
     with atomic(out) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **held)
 
-# %% ../nbs/14_inpainting.ipynb #990b8fbc
+# %% ../nbs/14_inpainting.ipynb #56df1cb3
 #| code-fold: true
 #| code-summary: "a mask that makes no sense is an error"
 def check_mask(
@@ -211,7 +211,7 @@ def check_mask(
     require(bool((share < 1).all()), "mask", "no pixel hidden", "some pixels to fill in")
     return mask.to(x.device).expand(wanted)
 
-# %% ../nbs/14_inpainting.ipynb #8086aef5
+# %% ../nbs/14_inpainting.ipynb #5cc7a525
 @dataclass(frozen=True)
 class Replaced(Sampler):
     """A sampler after each of whose steps, from t to s, the known part of z is drawn afresh from
@@ -266,7 +266,7 @@ class Replaced(Sampler):
         mask = self.mask.to(z.device).repeat(1, blocks, *[1] * (z.dim() - 2))
         return torch.where(mask, fresh, z), memory
 
-# %% ../nbs/14_inpainting.ipynb #87523ede
+# %% ../nbs/14_inpainting.ipynb #4b6187e8
 def default_sampler(process: LinearSDE) -> Sampler:
     """DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix
     what is known into what is not."""
@@ -323,7 +323,7 @@ def restore(
         restored = torch.where(known.cpu(), x.cpu(), restored.to(x.dtype))
     return Samples(restored, runs[-1].nfe, sum(run.seconds for run in runs), [])
 
-# %% ../nbs/14_inpainting.ipynb #3f9ebe9c
+# %% ../nbs/14_inpainting.ipynb #9c30efdb
 def resampled(
     process: LinearSDE,
     n: int,  # points of the main grid
@@ -340,7 +340,7 @@ def resampled(
     ends = range(jump, n, jump) if repeats else ()
     return Route(main, tuple((end, main[end - jump : end + 1], repeats) for end in ends))
 
-# %% ../nbs/14_inpainting.ipynb #265f26f0
+# %% ../nbs/14_inpainting.ipynb #3a9b8276
 #| code-fold: true
 #| code-summary: "the methods compared, at one budget"
 METHODS = (
@@ -381,7 +381,7 @@ def method(
     points = restart.points_after_restarts(sampler, nfe, intervals)
     return sampler, restart.route_of(process, points, intervals, "uniform")
 
-# %% ../nbs/14_inpainting.ipynb #f432761d
+# %% ../nbs/14_inpainting.ipynb #246745a1
 #| code-fold: true
 #| code-summary: "the network and its wrappers"
 class ConditionalUNet(networks.UNet):
@@ -445,7 +445,7 @@ class Conditional(nn.Module):
         network = ImageConditioned(self.net, z[:, self.channels :])
         return networks.PredictV(network, self.process)(z[:, : self.channels], t, labels)
 
-# %% ../nbs/14_inpainting.ipynb #3bd40db8
+# %% ../nbs/14_inpainting.ipynb #cac90b8e
 def conditioning(
     picture: Tensor,  # damaged, `(B, C, H, W)`
     mask: Tensor | None = None,  # True where known, `(B, 1, H, W)`; None: the network is not told
@@ -496,7 +496,7 @@ def conditional(
     net.load_state_dict(state)
     return Conditional(net, denoiser.process)
 
-# %% ../nbs/14_inpainting.ipynb #bb773e33
+# %% ../nbs/14_inpainting.ipynb #28c9089f
 @dataclass(frozen=True)
 class Restoration(Velocity):
     """Train a conditional network: the error of v given a damaged picture, damage of all kinds in
@@ -524,7 +524,7 @@ class Restoration(Velocity):
         weighted = self.weight(process, t, x0) * (predicted.float() - target)
         return weighted.square().mean()
 
-# %% ../nbs/14_inpainting.ipynb #71807c54
+# %% ../nbs/14_inpainting.ipynb #08671d59
 #| code-fold: true
 #| code-summary: "the scores"
 def mean_fill(
@@ -581,7 +581,7 @@ def diversity(
     hidden = ~check_mask(mask, draws[0]).expand_as(draws[0])
     return mean_hidden(draws.var(0), hidden).sqrt()
 
-# %% ../nbs/14_inpainting.ipynb #757d4734
+# %% ../nbs/14_inpainting.ipynb #4f603f07
 #| code-fold: true
 #| code-summary: "what the results file keeps of a method"
 def mean_scores(
@@ -622,7 +622,7 @@ def assess(
         "average": overall(scores(average, truth, mask), average),
     }
 
-# %% ../nbs/14_inpainting.ipynb #9241966d
+# %% ../nbs/14_inpainting.ipynb #4329b630
 def compensated(
     denoiser: networks.Denoiser,  # with a `Conditional` network
     strength: float = 1.0,  # of the correction, 0 to 1
@@ -646,7 +646,7 @@ class RestorationModule(compensation.ModuleObjective):
         shown = replace(self, main=condition_on(self.main, seen, mask))
         return compensation.ModuleObjective.draw(shown, x0, dice)
 
-# %% ../nbs/14_inpainting.ipynb #40aaec4a
+# %% ../nbs/14_inpainting.ipynb #0f992de4
 class Guided(networks.DenoiserWrapper):
     """A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for
     any k (Dhariwal and Nichol 2021, Sec. 4)."""
@@ -695,7 +695,7 @@ class Guided(networks.DenoiserWrapper):
         factor = self.scale * self.process.factor(t).mT
         return noise - mix(factor, self.gradient(z, t).to(noise))
 
-# %% ../nbs/14_inpainting.ipynb #450c745d
+# %% ../nbs/14_inpainting.ipynb #4afc057c
 def component_posterior(
     exact,  # the `ExactDenoiser` of a mixture
     classes: Tensor,  # class of each component, `(n,)`, every one from 0 to the largest in use
@@ -712,7 +712,7 @@ def component_posterior(
 
     return log_prob
 
-# %% ../nbs/14_inpainting.ipynb #09e44579
+# %% ../nbs/14_inpainting.ipynb #f6611e50
 #| code-fold: true
 #| code-summary: "the classifier of noisy pictures and what it learns"
 class NoisyClassifier(nn.Module):
@@ -776,7 +776,7 @@ class Classify:
         class_scores = net(z, networks.network_time(net, t, x0)).float()
         return fn.cross_entropy(class_scores, labels)
 
-# %% ../nbs/14_inpainting.ipynb #87f9f57c
+# %% ../nbs/14_inpainting.ipynb #60b9db41
 #| code-fold: true
 #| code-summary: "the faces, and the nearest of many pictures"
 FACE = 28  # pixels along a side of the faces
