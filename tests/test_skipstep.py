@@ -37,51 +37,49 @@ def pictures(n=7):
     return torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def by_hand(x0, variant, skip, tau, eta, steps=1000):
-    "The three losses on VP, float64, picture by picture, with the draws of `dice`."
+def abar(t):
+    "The squared mean factor of VP."
+    return math.exp(-(0.1 * t + 19.9 * t * t / 2))
 
-    def d(t):
-        return 0.1 * t + 19.9 * t * t / 2
 
-    B = len(x0)
-    g = dice()
-    t = 1e-5 + (1 - 1e-5) * g.uniform(B).numpy()
+def plain_and_second(x0, t, loss, first, second):
+    "The two terms of a published or shared loss on VP, for one picture."
+    clean, noisy = math.sqrt(abar(t)), math.sqrt(1 - abar(t))
+    answer = said((clean * x0 + noisy * first)[None], np.array([1000 * t]))[0]
+    kept = abar(t) / abar(max(t - loss.skip / loss.steps, 0))
+    ahead = second - math.sqrt((1 - kept) / kept) * answer
+    return ((first - answer) ** 2).mean(), (ahead**2).mean()
 
-    def draw():
-        return g.normal(x0.shape).double().numpy()
 
-    first = draw()
-    x0 = x0.double().numpy()
-    h = skip / steps
-    second = draw() if variant != "shared" else first
+def plain_and_taught(x0, t, loss, first, second):
+    "The two terms of a consistent loss on VP, for one picture."
+    length = loss.skip / loss.steps
+    earlier = abar(max(t - length, 5e-6))
+    kept = abar(t) / earlier
+    noise = math.sqrt(kept * (1 - earlier)) * first + math.sqrt(1 - kept) * second
+    noise = noise / math.sqrt(1 - abar(t))
+    z = math.sqrt(abar(t)) * x0 + math.sqrt(1 - abar(t)) * noise
+    answer = said(z[None], np.array([1000 * t]))[0]
+    z_r = math.sqrt(earlier) * x0 + math.sqrt(1 - earlier) * first
+    told = said(1.3 * z_r[None], np.array([1000 * (t - length)]))[0]
+    clean = (z_r - math.sqrt(1 - earlier) * told) / math.sqrt(earlier)
+    target = (z - math.sqrt(abar(t)) * clean) / math.sqrt(1 - abar(t))
+    return ((noise - answer) ** 2).mean(), ((target - answer) ** 2).mean()
+
+
+def by_hand(x0, loss):
+    "A skip-step loss on VP, float64, picture by picture, with the draws of `dice`."
+    draws = dice()
+    times = 1e-5 + (1 - 1e-5) * draws.uniform(len(x0)).numpy()
+    first = draws.normal(x0.shape).double().numpy()
+    second = first if loss.variant == "shared" else draws.normal(x0.shape).double().numpy()
+    terms = plain_and_taught if loss.variant == "consistent" else plain_and_second
+    weight = loss.eta if loss.variant == "consistent" else 1 - loss.tau
     total = []
-    for i in range(B):
-        ab = math.exp(-d(t[i]))
-        ab_r = math.exp(-d(max(t[i] - h, 0 if variant != "consistent" else 5e-6)))
-        a = ab / ab_r
-        s = np.array([1000 * t[i]])
-        e1 = (
-            first[i]
-            if variant != "consistent"
-            else (math.sqrt(a * (1 - ab_r)) * first[i] + math.sqrt(1 - a) * second[i])
-            / math.sqrt(1 - ab)
-        )
-        z = math.sqrt(ab) * x0[i] + math.sqrt(1 - ab) * e1
-        e = said(z[None], s)[0]
-        if t[i] < h:
-            total.append(((e1 - e) ** 2).mean())
-            continue
-        if variant == "consistent":
-            z_r = math.sqrt(ab_r) * x0[i] + math.sqrt(1 - ab_r) * first[i]
-            up = said(1.3 * z_r[None], np.array([1000 * (t[i] - h)]))[0]
-            clean = (z_r - math.sqrt(1 - ab_r) * up) / math.sqrt(ab_r)
-            target = (z - math.sqrt(ab) * clean) / math.sqrt(1 - ab)
-            total.append((1 - eta) * ((e1 - e) ** 2).mean() + eta * ((target - e) ** 2).mean())
-        else:
-            total.append(
-                tau * ((e1 - e) ** 2).mean()
-                + (1 - tau) * ((second[i] - math.sqrt((1 - a) / a) * e) ** 2).mean()
-            )
+    for i, t in enumerate(times):
+        plain, other = terms(x0[i].double().numpy(), t, loss, first[i], second[i])
+        within = t >= loss.skip / loss.steps
+        total.append((1 - weight) * plain + weight * other if within else plain)
     return np.mean(total)
 
 
@@ -92,55 +90,64 @@ def by_hand(x0, variant, skip, tau, eta, steps=1000):
 )
 def test_losses_by_hand(variant, skip, tau, eta, steps):
     x0 = pictures()
-    got = S.SkipStep(variant, skip, tau, eta, steps)(net, teacher, VP(), x0, None, dice())
-    assert abs(got.item() / by_hand(x0, variant, skip, tau, eta, steps) - 1) < 2e-5
+    loss = S.SkipStep(variant, skip, tau, eta, steps)
+    got = loss(net, teacher, VP(), x0, None, dice())
+    assert abs(got.item() / by_hand(x0, loss) - 1) < 2e-5
+
+
+def dot(matrix, blocks):
+    return np.einsum("ij,jhw->ihw", matrix, blocks)
+
+
+class MomentumByHand:
+    "PSLD in numpy at one time t and the time r one skip earlier."
+
+    def __init__(self, t, r):
+        process = PSLD()
+        self.t, self.r = t, r
+        self.psi, sigma = (v.numpy() for v in process.transition(t, r))
+        self.step = np.linalg.cholesky(sigma)
+        self.mean, covariance = (v.numpy() for v in process.marginal(t))
+        self.factor = np.linalg.cholesky(covariance)
+        self.mean_r, self.covariance_r = (v.numpy() for v in process.marginal(r))
+
+    def answer(self, z):
+        return said(z[None], np.array([1000 * self.t]))[0]
+
+    def plain_and_second(self, x, first, second):
+        answer = self.answer(self.mean[:, None, None] * x + dot(self.factor, first))
+        ahead = second - dot(np.linalg.inv(self.psi) @ self.step, answer)
+        return ((first - answer) ** 2).mean(), (ahead**2).mean()
+
+    def plain_and_taught(self, x, first, second):
+        factor_r = np.linalg.cholesky(self.covariance_r)
+        z_r = self.mean_r[:, None, None] * x + dot(factor_r, first)
+        z = dot(self.psi, z_r) + dot(self.step, second)
+        whiten = np.linalg.inv(self.factor)
+        noise = dot(whiten, z - self.mean[:, None, None] * x)
+        told = said(1.3 * z_r[None], np.array([1000 * self.r]))[0]
+        carried = dot(self.psi, dot(factor_r, told)) + dot(self.step, second)
+        answer = self.answer(z)
+        return ((noise - answer) ** 2).mean(), ((dot(whiten, carried) - answer) ** 2).mean()
 
 
 @pytest.mark.parametrize("variant", S.VARIANTS)
 def test_losses_with_momentum(variant):
-    p = PSLD()
     x0 = pictures()
-    skip = 99
-    tau = 0.7
-    eta = 0.6
-    got = S.SkipStep(variant, skip, tau, eta)(net, teacher, p, x0, None, dice())
-    g = dice()
-    t = (1e-5 + (1 - 1e-5) * g.uniform(len(x0))).numpy()
-    first = g.normal((len(x0), 2, 4, 4)).double().numpy()
-    second = first if variant == "shared" else g.normal(first.shape).double().numpy()
+    loss = S.SkipStep(variant, skip=99, tau=0.7, eta=0.6)
+    got = loss(net, teacher, PSLD(), x0, None, dice())
+    draws = dice()
+    times = (1e-5 + (1 - 1e-5) * draws.uniform(len(x0))).numpy()
+    first = draws.normal((len(x0), 2, 4, 4)).double().numpy()
+    second = first if variant == "shared" else draws.normal(first.shape).double().numpy()
+    consistent = variant == "consistent"
+    weight = loss.eta if consistent else 1 - loss.tau
     total = []
-
-    def dot(M, v):
-        return np.einsum("ij,jhw->ihw", M, v)
-
-    for i, x in enumerate(x0.double().numpy()):
-        on = t[i] >= 0.099
-        r = max(t[i] - 0.099, 5e-6 if variant == "consistent" else 0.0)
-        P, Q = (v.numpy() for v in p.transition(t[i], r))
-        W = np.linalg.cholesky(Q)
-        mu, C = (v.numpy() for v in p.marginal(t[i]))
-        L = np.linalg.cholesky(C)
-        s = np.array([1000 * t[i]])
-        noise = first[i]
-        if variant == "consistent":
-            mr, Cr = (v.numpy() for v in p.marginal(r))
-            zr = mr[:, None, None] * x + dot(np.linalg.cholesky(Cr), first[i])
-            z = dot(P, zr) + dot(W, second[i])
-            noise = dot(np.linalg.inv(L), z - mu[:, None, None] * x)
-            up = said(1.3 * zr[None], np.array([1000 * r]))[0]
-            target = dot(
-                np.linalg.inv(L), dot(P, dot(np.linalg.cholesky(Cr), up)) + dot(W, second[i])
-            )
-        z = mu[:, None, None] * x + dot(L, noise)
-        e = said(z[None], s)[0]
-        plain = ((noise - e) ** 2).mean()
-        other = (
-            ((target - e) ** 2).mean()
-            if variant == "consistent"
-            else ((second[i] - dot(np.linalg.inv(P) @ W, e)) ** 2).mean()
-        )
-        w = eta if variant == "consistent" else 1 - tau
-        total.append((1 - w) * plain + w * other if on else plain)
+    for i, t in enumerate(times):
+        hand = MomentumByHand(t, max(t - 0.099, 5e-6 if consistent else 0.0))
+        terms = hand.plain_and_taught if consistent else hand.plain_and_second
+        plain, other = terms(x0[i].double().numpy(), first[i], second[i])
+        total.append((1 - weight) * plain + weight * other if t >= 0.099 else plain)
     assert abs(got.item() / np.mean(total) - 1) < 1e-4
 
 
@@ -154,7 +161,7 @@ def test_plain_where_nothing_can_be_skipped():
 
 
 def test_kappa_is_the_published_table():
-    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    table = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     for skip, i, c2, independent, shared in (
         (1, 999, 0.020, 0.9998, 1.0012),
         (9, 500, 0.094, 0.9990, 1.0022),
@@ -162,7 +169,7 @@ def test_kappa_is_the_published_table():
         (49, 500, 0.603, 0.9940, 1.0017),
         (49, 999, 1.63, 0.9838, 0.9965),
     ):
-        a = abar[i] / abar[i - skip]
+        a = table[i] / table[i - skip]
         q = (1 - a) / a
         assert abs(q - c2) < 6e-3
         for v, want, exact in (
@@ -365,7 +372,7 @@ def test_objectives_in_the_shell(room, capsys):
     capsys.readouterr()
     for words, find in (
         (["--objective", "skipstep:skip=0"], "skip = 0"),
-        (["--objective", "skipstep:skip=x"], "'x'"),
+        (["--objective", "skipstep:skip=x"], "skip=x"),
         (["--objective", "skipstep:lambda=1"], "variant"),
         (["--objective", "skipstop"], "skipstep"),
         (["--objective", "skipstep:variant=x"], "variant"),
