@@ -187,6 +187,9 @@ def process_group(
         raise ConnectionError(said) from error
     try:
         yield ProcessGroup(group.rank, group.world_size, picked, dist.group.WORLD)
+        if is_ours:  # nobody closes its connections while another one still reads
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
     finally:
         if is_ours:
             dist.destroy_process_group()
