@@ -584,7 +584,7 @@ def test_a_lost_process_and_the_same_pictures_by_one(gloo, one, tmp_path):
 TOGETHER = """
     import datetime, errno, json, os, sys, time, torch
     from pathlib import Path
-    from compsamp import data, distributed as D, forward, networks, training
+    from compsamp import data, distributed as D, forward, networks, training, zoo
 
     folder = Path(sys.argv[1])
     x, y = data.embedded()
@@ -594,7 +594,7 @@ TOGETHER = """
         torch.manual_seed(0)
         net = networks.UNet(width=8, mults=(1, 2), attention=())
         settings = {**dict(steps=12, batch=16, warmup=3, seed=3, amp=False), **changes}
-        objective = training.parse_objective(objective)
+        objective = zoo.parse_objective(objective)
         vp = forward.VP()
         return D.DistributedTrainer(net, vp, x, y, group=group, objective=objective, **settings)
 

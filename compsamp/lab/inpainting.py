@@ -144,8 +144,8 @@ def measure_inpainting(settings: dict):
     """Damage of all kinds in turn, every method at one budget with the same seeds, into a results
     file."""
     n = settings["measure"]
-    require_output(settings["out"], "out", (".json",))
     require(n >= 128, "measure", n, "at least 128 pictures")
+    require_output(settings["out"], "out", (".json",))
     truth = data.to_model(data.fashion("test")[0][:n])
     names = ("measure", "nfe")
     asked = {name: settings[name] for name in names}
