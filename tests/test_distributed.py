@@ -613,7 +613,7 @@ TOGETHER = """
             trainer.settle()
             said[objective] = trainer.losses
         weights = torch.cat([p.detach().flatten() for p in trainer.params])
-        said["weights"] = training.fingerprint(weights)
+        said["weights"] = training.pictures_hash(weights)
         said["differ"] = caught(make(group, "epsilon", lr=.001 + group.rank).step)
         real = training.save_run
 
