@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import Noise, atomic, cast_records, f64, mix, require, write_json
-from .flow import Flow
+from .flow import Flow, PredictFlow
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
 from compsamp.networks import (
     PARAMETRISATIONS,
@@ -109,18 +109,14 @@ class PredictD(Parametrised):
         return 1000 * (C[..., 0, 0].sqrt() / mu[..., 0])
 
 
-class PredictVelocity(Parametrised):
-    "A flow-matching network, v = eps - x0 on psi = 1 - t, sigma = t: eps = z + psi v."
+class PredictVelocity(PredictFlow):
+    "A network of other people's flow pipelines, v = eps - x0: on psi = 1 - t, sigma = t alone."
 
     def __init__(self, net: nn.Module, process: LinearSDE):
         super().__init__(net, process)
         mu, C = process.marginal(process.T / 2)
         total = float(mu[0] + C[0, 0].sqrt())
         require(abs(total - 1) < 1e-6, "process", process, "one with psi + sigma = 1, as `Flow`")
-
-    def parts(self, mu, C):
-        "1, psi and 1."
-        return torch.ones_like(C), mu, torch.ones_like(mu)
 
 
 class PredictEDMVelocity(PredictEDM):

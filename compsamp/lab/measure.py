@@ -126,8 +126,8 @@ def shipped_results(denoiser, path: Path | None = None) -> dict:
         key: {"frechet": float(np.mean(v)), "spread": float(np.ptp(v)), "runs": len(v)}
         for key, v in groups.items()
     }
-    drawn = {"labels": held["setup"]["labels"]}  # what the pictures of the file were drawn with
-    return {"rows": rows, "floor": held["floor"], "n": held["setup"]["n"]} | drawn
+    labels = None if held["setup"]["labels"] == "none" else held["setup"]["labels"]
+    return {"rows": rows, "floor": held["floor"], "n": held["setup"]["n"], "labels": labels}
 
 
 def demo(
@@ -148,12 +148,11 @@ def demo(
         require_output(json, "json", (".json",))
     denoiser = zoo.load("fashion-vp", device, amp=amp)
     known = shipped_results(denoiser)
-    labels = "in turn" if known["labels"] == "in turn" else None
     rows, drawn = [], {}
     for name in ROWS:
         print(name, flush=True)
         progress = sys.stdout.isatty()
-        settings = {"labels": labels, "batch": 64, "progress": progress}
+        settings = {"labels": known["labels"], "batch": 64, "progress": progress}
         samples = generate(denoiser, row_spec(name), nfe, 64, seed, **settings)
         drawn[name] = samples
         quality = demo_quality(denoiser, name, nfe, seed, measure, known)
@@ -170,8 +169,7 @@ def demo(
 def demo_quality(denoiser, row: str, nfe: int, seed: int, n: int | None, known: dict) -> dict:
     "The Fréchet distance of a row: measured afresh with n pictures, or from the file."
     if n is not None:
-        labels = "in turn" if known["labels"] == "in turn" else None
-        cell = generate_and_score(denoiser, row_spec(row), nfe, n, seed, labels=labels)
+        cell = generate_and_score(denoiser, row_spec(row), nfe, n, seed, labels=known["labels"])
         return {"frechet": cell["frechet"], "frechet_n": n, "runs": 1, "source": "measured"}
     cell = known["rows"].get((row, nfe), {})
     facts = {"frechet": cell.get("frechet"), "frechet_n": known["n"], "runs": cell.get("runs")}

@@ -333,9 +333,7 @@ def draw_row(
     spec, why = parse_row(row), not_installed(row)
     require(why is None, "row", row, str(why), ModuleNotFoundError)
     denoiser = correct_with_module(denoiser, row)
-    if isinstance(labels, str):
-        require(labels == "in turn", "labels", labels, "'in turn', None, or a tensor")
-        labels = experiment.labels_in_turn(denoiser, n)
+    labels = experiment.resolve_labels(denoiser, labels, n)
     if isinstance(spec, SamplingSpec):
         plain = SamplingSpec.parse(row.partition("~")[0])
         return experiment.generate(denoiser, plain, nfe, n, seed, labels, batch, progress)

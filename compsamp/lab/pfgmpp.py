@@ -5,14 +5,12 @@ __all__ = ['measure_restart', 'arm_seed_line', 'paired_interval']
 
 # %% ../../nbs/lab_pfgmpp.ipynb #c5921d32
 import itertools
-import math
 from pathlib import Path
-
-import numpy as np
 
 from .. import metrics, networks, zoo
 from ..core import require
 from ..experiment import Results, labels_in_turn
+from .yardsticks import paired_log_ratio
 from ..pfgmpp import RESTART_ARMS, PFGMppStudent, restart_arm
 from ..sampling import EDMHeun, sample
 from ..training import fast_bf16
@@ -62,10 +60,6 @@ def paired_interval(
     theirs: list,  # of the same seeds, at least 2
 ) -> tuple:  # ratio, low end, high end
     "Geometric mean of ours/theirs and its 95 % interval: Student's t on the log ratio per seed."
-    from scipy import stats
-
-    ratio = np.log(np.asarray(ours) / np.asarray(theirs))
-    require(len(ratio) >= 2, "ours", len(ratio), "at least two seeds")
-    half = stats.t.ppf(0.975, len(ratio) - 1) * ratio.std(ddof=1) / math.sqrt(len(ratio))
-    ends = ratio.mean(), ratio.mean() - half, ratio.mean() + half
-    return tuple(float(v) for v in np.exp(ends))
+    require(len(ours) >= 2, "ours", len(ours), "at least two seeds")
+    found = paired_log_ratio(ours, theirs)
+    return found.ratio, found.low, found.high
