@@ -483,15 +483,9 @@ def score_features(
     reference: dict,  # from `picture_reference` or `metrics.reference`
 ) -> dict:
     "Fréchet distance, raw and unbiased, precision, recall, variance over the reference's."
-    n = min(len(feats), len(reference["some"]))
-    precision, recall = metrics.precision_recall(feats[:n], reference["some"][:n])
-    return dict(
-        frechet=metrics.frechet(feats, reference),
-        unbiased=unbiased_frechet(feats, reference),
-        precision=precision,
-        recall=recall,
-        variance=float(torch.cov(feats.T).trace() / reference["cov"].trace()),
-    )
+    found = metrics.feature_scores(feats, reference)
+    del found["n"]  # the set-up says it
+    return found | {"unbiased": unbiased_frechet(feats, reference)}
 
 # %% ../../nbs/lab_yardsticks.ipynb #18af57e8
 def symmetric_root(matrix: Tensor) -> Tensor:
