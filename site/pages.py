@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS, CELLS, EXERCISES = 2000, 40, 3
+KILOBYTES = 700
 REASONS: dict[str, str] = {}  # chapter -> why it is longer than a chapter should be
 BEGIN, END = "<!-- written by site/pages.py -->\n", "<!-- end -->\n"
 HIDDEN = r"(?m)^#\|\s*(hide\b|include:\s*false|echo:\s*false|hide_input)"
@@ -30,6 +31,7 @@ class Page:
     folded: int  # code cells the reader may open
     figures: int
     exercises: int  # with a folded solution
+    kilobytes: int  # of the file, the saved figures with it
 
     @property
     def in_course(self) -> bool:
@@ -68,6 +70,7 @@ def measure(path: Path) -> Page:
         folded=len(folded),
         figures=sum(map(pictures, shown)),
         exercises=sum(bool(re.search(SOLUTION, cell["source"])) for cell in folded),
+        kilobytes=path.stat().st_size // 1000,
     )
 
 
@@ -80,6 +83,8 @@ def over(page: Page) -> list[str]:
         found.append(f"{page.name}: {page.words} words, at most {WORDS}")
     if page.visible > CELLS:
         found.append(f"{page.name}: {page.visible} visible cells, at most {CELLS}")
+    if page.kilobytes > KILOBYTES:
+        found.append(f"{page.name}: {page.kilobytes} kB, at most {KILOBYTES}: site/pictures.py")
     if page.exercises < EXERCISES and page.name != "start":
         found.append(f"{page.name}: {page.exercises} exercises, at least {EXERCISES}")
     return found

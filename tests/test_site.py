@@ -1,5 +1,6 @@
 "The site: it builds without a warning, its links lead somewhere, and a browser shows it whole."
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,9 +8,11 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import build
 import pages
+import pictures
 import pytest
 import sidebar
 from conftest import ROOT
+from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("site")  # one worker builds it and serves it
 CONFIG = build.config()
@@ -138,9 +141,39 @@ def test_references_agree():
 
 @pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 def test_a_chapter_can_be_finished(path):
-    "Words and visible cells within the limits, or with a reason in site/pages.py."
+    "Words, visible cells and bytes within the limits, or with a reason in site/pages.py."
     page = pages.measure(path)
     assert not pages.over(page), pages.over(page)
+
+
+def saved(picture):
+    "The bytes of a PNG, as matplotlib saves it: with alpha."
+    buffer = io.BytesIO()
+    picture.convert("RGBA").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_palette_keeps_the_rare_colours_of_points():
+    figure = Image.linear_gradient("L").convert("RGB")
+    for row, colour in enumerate([(213, 94, 0), (0, 158, 115), (0, 114, 178)]):
+        for column in range(8):  # white to the colour, a pixel each
+            mixed = [255 + (value - 255) * (column + 1) // 8 for value in colour]
+            figure.putpixel((100 + column, 100 + row), tuple(mixed))
+    assert pictures.difference(figure, pictures.with_palette(figure)) <= pictures.VISIBLE
+
+
+def test_a_palette_takes_fewer_bytes_and_comes_once():
+    photograph = saved(Image.effect_noise((64, 64), 100))
+    small = pictures.packed(photograph)
+    assert Image.open(io.BytesIO(small)).mode == "P" and len(small) < len(photograph)
+    assert pictures.packed(small) == small
+
+
+def test_a_palette_is_refused_where_it_would_be_seen():
+    noise = Image.merge("RGB", [Image.effect_noise((64, 64), 100) for _ in range(3)])
+    assert pictures.packed(saved(noise)) == saved(noise), "too many colours"
+    glass = Image.new("RGBA", (64, 64), (0, 0, 0, 100))
+    assert pictures.packed(saved(glass)) == saved(glass), "a palette has no alpha"
 
 
 def test_contributing_shows_the_present_table():
