@@ -58,6 +58,17 @@ def chromium() -> str | None:
 
 
 @pytest.fixture(scope="session")
+def diffusers():
+    "The package diffusers, quiet."
+    try:
+        import diffusers as package
+    except ImportError:
+        missing("diffusers is not installed: pip install -e '.[interop]'")
+    package.utils.logging.set_verbosity_error()
+    return package
+
+
+@pytest.fixture(scope="session")
 def browser():
     "Chromium, driven by playwright."
     try:

@@ -10,7 +10,7 @@ import sys
 import pytest
 import tiny_pipelines as T
 import torch
-from conftest import ROOT, missing
+from conftest import ROOT
 
 from compsamp import interop, load
 from compsamp.core import Noise
@@ -377,16 +377,6 @@ def test_a_resumable_walk_is_the_driver(name, up):
 # ---- with diffusers: in
 
 
-@pytest.fixture(scope="module")
-def diffusers():
-    try:
-        import diffusers as d
-    except ImportError:
-        missing("diffusers is not installed: pip install -e '.[interop]'")
-    d.utils.logging.set_verbosity_error()
-    return d
-
-
 def tiny(diffusers, **kw):
     torch.manual_seed(0)
     layout = dict(
@@ -717,7 +707,6 @@ def test_foreign_things_we_refuse(diffusers, unet):
         (diffusers.ScoreSdeVeScheduler(), "score_sde"),
         (diffusers.UnCLIPScheduler(), "UnCLIPScheduler"),
         (diffusers.IPNDMScheduler(), "IPNDMScheduler"),
-        (diffusers.CosineDPMSolverMultistepScheduler(), "CosineDPMSolver"),
         (diffusers.CogVideoXDDIMScheduler(), "CogVideoX"),
     ]
     for s, word in refused:
@@ -735,6 +724,12 @@ def test_foreign_things_we_refuse(diffusers, unet):
         from_diffusers(object(), D())
     with pytest.raises(TypeError, match="a diffusers scheduler"):
         from_diffusers(unet, 3)
+
+
+def test_a_scheduler_that_needs_torchsde_is_refused_too(diffusers, unet):
+    pytest.importorskip("torchsde")
+    with pytest.raises(ValueError, match="CosineDPMSolver"):
+        from_diffusers(unet, diffusers.CosineDPMSolverMultistepScheduler())
 
 
 TWICE = [

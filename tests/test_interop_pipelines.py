@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny_pipelines as T
 import torch
-from conftest import missing
 
 from compsamp import interop, load
 from compsamp.compensation import fit_timewise_scaling
@@ -28,13 +27,8 @@ MASK = torch.zeros(1, 1, 16, 16).index_fill_(3, torch.arange(8), 1.0)
 
 
 @pytest.fixture(scope="module")
-def d():
+def d(diffusers):
     pytest.importorskip("transformers", reason="pipelines of diffusers need transformers")
-    try:
-        import diffusers
-    except ImportError:
-        missing("diffusers is not installed: pip install -e '.[interop]'")
-    diffusers.utils.logging.set_verbosity_error()
     return diffusers
 
 
