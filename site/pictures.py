@@ -49,7 +49,7 @@ def pack_outputs(notebook: dict) -> None:
             data = output.get("data", {})
             if "image/png" in data:
                 saved = base64.b64decode("".join(data["image/png"]))
-                data["image/png"] = base64.b64encode(packed(saved)).decode() + "\n"
+                data["image/png"] = base64.b64encode(packed(saved)).decode()
 
 
 def main() -> None:
