@@ -207,6 +207,14 @@ class LinearSDE(Clock, Equation):
         require(tuple(noise.shape) == tuple(shape), "noise", tuple(noise.shape), allowed)
         return mix(torch.diag(self.prior_scale()), self.noise_from(noise))
 
+    def prior_at(
+        self,
+        t: float,  # below T
+        prior: Tensor,  # the starting state at T, `(B, k*C, ...)`
+    ) -> Tensor:
+        "The starting state at t: that of T, scaled to the noise there."
+        return mix(self.factor(t) @ torch.linalg.inv(self.factor(self.T)), prior)
+
 # %% ../nbs/01_forward.ipynb #c2f31fb3
 class ScalarSDE(LinearSDE):
     "A process with k = 1, given by four scalar functions of float64 time."
@@ -271,6 +279,10 @@ class BetaSDE(ScalarSDE):
     def prior_scale(self) -> Tensor:
         "1: what the variance converges to (and what every published sampler starts from)."
         return torch.ones(1, dtype=torch.float64)
+
+    def prior_at(self, t, prior):
+        "The same: of unit variance at every time, as others start it too."
+        return prior
 
 # %% ../nbs/01_forward.ipynb #25119993
 @dataclass(frozen=True)

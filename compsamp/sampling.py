@@ -35,7 +35,7 @@ from compsamp.core import (
     records,
     require,
 )
-from .forward import BetaSDE, LinearSDE, NoisePredictor, cholesky
+from .forward import LinearSDE, NoisePredictor, cholesky
 
 # %% ../nbs/07_sampling.ipynb #b2ef291c
 def signal_and_noise(
@@ -657,9 +657,7 @@ def start_state(
     allowed = f"a time at which noise outweighs the picture (there sigma/psi = {ratio:.3g})"
     more = "sampling starts from noise; `states` starts from any state"
     require(ratio >= 1, "times[0]", t, f"{allowed}: {more}")
-    if isinstance(process, BetaSDE):  # of unit variance at every time, as others start it too
-        return z
-    return mix(process.factor(t) @ torch.linalg.inv(process.factor(process.T)), z)
+    return process.prior_at(t, z)
 
 # %% ../nbs/07_sampling.ipynb #53b0e410
 #| code-fold: true
