@@ -24,7 +24,14 @@ from compsamp.compensation import (
     ModuleObjective,
 )
 from ..core import per_sample, require
-from ..experiment import Results, labels_in_turn, require_output, score, spell_command
+from compsamp.experiment import (
+    Results,
+    labels_in_turn,
+    require_at_least,
+    require_output,
+    score,
+    spell_command,
+)
 from ..forward import VP
 from ..sampling import DDIM, grid, signal_and_noise
 
@@ -122,11 +129,7 @@ def compensation_experiment(
 
 def check_compensation(settings: dict):
     "ValueError for settings that cannot be, before anything is read."
-    for name, least in {"n": 128, "batch": 1, "warmup": 0, "points": 2, "save_every": 1}.items():
-        require(settings[name] >= least, name, settings[name], f"at least {least}")
-    for name, least in {"nfe": 2, "seeds": 0}.items():
-        for value in settings[name]:
-            require(value >= least, name, value, f"at least {least}")
+    require_at_least(settings, n=128, batch=1, warmup=0, points=2, save_every=1, nfe=2, seeds=0)
     for value in settings["epochs"]:
         require(0 < value < math.inf, "epochs", value, "above 0")
     for value in settings["strengths"]:

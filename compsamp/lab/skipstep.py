@@ -16,7 +16,13 @@ from torch import Tensor
 
 from .. import data, metrics, networks, skipstep, training, zoo
 from ..core import require
-from ..experiment import Results, generate_and_score, require_output, spell_command
+from compsamp.experiment import (
+    Results,
+    generate_and_score,
+    require_at_least,
+    require_output,
+    spell_command,
+)
 from ..skipstep import ScaledDenoiser, SkipStep
 from ..training import Epsilon
 from ..zoo import SamplingSpec
@@ -119,12 +125,7 @@ def check_skipstep(settings: dict):
         parse_arm(text)
     for row in settings["samplers"]:
         SamplingSpec.parse(row)
-    require(settings["n"] >= 128, "n", settings["n"], "at least 128")
-    for name, least in {"steps": 1, "batch": 1, "warmup": 0, "save_every": 1}.items():
-        require(settings[name] >= least, name, settings[name], f"at least {least}")
-    for name, least in {"nfe": 1, "seeds": 0}.items():
-        for value in settings[name]:
-            require(value >= least, name, value, f"at least {least}")
+    require_at_least(settings, n=128, steps=1, batch=1, warmup=0, save_every=1, nfe=1, seeds=0)
 
 
 class SkipRun:
