@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import affine, f64, records, require
+from .core import LARGEST, affine, f64, records, require
 from .forward import LinearSDE, NoisePredictor
 from .networks import preconditioning
 from .sampling import Sampler, drift_terms, gauss_legendre
@@ -91,8 +91,9 @@ def conjugate_step(
 def check_damping(
     sampler,  # anything with `lam`, `shape` and `freeze`
 ):
-    "ValueError for a size that is not finite, an unknown pattern or an unknown answer to hold."
-    require(np.isfinite(sampler.lam), "lam", sampler.lam, "a finite number")
+    "ValueError for a size that is out of bounds, an unknown pattern or an unknown answer to hold."
+    size = abs(sampler.lam) <= LARGEST
+    require(size, "lam", sampler.lam, f"a number, at most {LARGEST:g} in size")
     patterns = list(DAMPING_PATTERNS)
     require(sampler.shape in patterns, "shape", sampler.shape, f"one of {patterns}")
     require(sampler.freeze in ("eps", "v"), "freeze", sampler.freeze, "'eps' or 'v'")

@@ -261,10 +261,8 @@ class FlowMatching(Epsilon):
 
     def __post_init__(self):
         require(self.law in TIME_LAWS, "law", self.law, f"one of {TIME_LAWS}")
-        require(math.isfinite(self.mean), "mean", self.mean, "a finite number")
-        require(
-            0 < self.deviation < math.inf, "deviation", self.deviation, "a finite number above 0"
-        )
+        require(abs(self.mean) <= 100, "mean", self.mean, "from -100 to 100")
+        require(0 < self.deviation <= 100, "deviation", self.deviation, "above 0, at most 100")
 
     def flow_times(self, u: Tensor) -> Tensor:
         "Flow times `(B,)` in [1e-5, 1 - 1e-4] from uniform numbers in [0, 1)."

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .core import affine, f64, mix, per_sample, require
+from .core import LARGEST, affine, f64, mix, per_sample, require
 
 # %% ../nbs/01_forward.ipynb #d9a50cbf
 class Equation:
@@ -293,9 +293,10 @@ class VP(BetaSDE):
     beta_max: float = 20.0  # rate at t = 1, >= beta_min
 
     def __post_init__(self):
-        require(0 < self.beta_min < math.inf, "beta_min", self.beta_min, "a finite rate > 0")
-        allowed = f"finite, and at least beta_min = {self.beta_min}"
-        require(self.beta_min <= self.beta_max < math.inf, "beta_max", self.beta_max, allowed)
+        allowed = f"a rate above 0, at most {LARGEST:g}"
+        require(0 < self.beta_min <= LARGEST, "beta_min", self.beta_min, allowed)
+        allowed = f"from beta_min = {self.beta_min} to {LARGEST:g}"
+        require(self.beta_min <= self.beta_max <= LARGEST, "beta_max", self.beta_max, allowed)
 
     def beta(self, t) -> Tensor:
         "The noise rate, linear in t."
@@ -342,7 +343,8 @@ class CosineVP(BetaSDE):
     T: float = 0.9946  # in (0, 1)
 
     def __post_init__(self):
-        require(0 <= self.offset < math.inf, "offset", self.offset, "at least 0")
+        allowed = f"from 0 to {LARGEST:g}"
+        require(0 <= self.offset <= LARGEST, "offset", self.offset, allowed)
         require(0 < self.T < 1, "T", self.T, "in (0, 1): beta is infinite at 1")
 
     @property
@@ -392,10 +394,10 @@ class VE(DriftFree):
     sigma_max: float = 50.0  # > sigma_min
 
     def __post_init__(self):
-        allowed = "a standard deviation > 0"
-        require(0 < self.sigma_min < math.inf, "sigma_min", self.sigma_min, allowed)
-        allowed = f"above sigma_min = {self.sigma_min}"
-        require(self.sigma_min < self.sigma_max < math.inf, "sigma_max", self.sigma_max, allowed)
+        allowed = f"a standard deviation above 0, at most {LARGEST:g}"
+        require(0 < self.sigma_min <= LARGEST, "sigma_min", self.sigma_min, allowed)
+        allowed = f"above sigma_min = {self.sigma_min}, at most {LARGEST:g}"
+        require(self.sigma_min < self.sigma_max <= LARGEST, "sigma_max", self.sigma_max, allowed)
 
     @property
     def growth(self) -> float:
@@ -424,7 +426,8 @@ class EDM(DriftFree):
     eps: float = 0.002  # the smallest, in (0, T)
 
     def __post_init__(self):
-        require(0 < self.eps < self.T < math.inf, "eps", self.eps, f"in (0, T = {self.T})")
+        require(0 < self.T <= LARGEST, "T", self.T, f"above 0, at most {LARGEST:g}")
+        require(0 < self.eps < self.T, "eps", self.eps, f"in (0, T = {self.T})")
 
     def diffusion2(self, t: Tensor) -> Tensor:
         "2 t."

@@ -67,8 +67,8 @@ class PFGMpp(EDM):
 
     def __post_init__(self):
         super().__post_init__()
-        allowed = "a finite number, at least 1; with infinitely many dimensions it is EDM"
-        require(1 <= self.D < math.inf, "D", self.D, allowed)
+        allowed = "from 1 to 1e15; with infinitely many dimensions it is EDM"
+        require(1 <= self.D <= 1e15, "D", self.D, allowed)
 
     def noise_from(self, normal: Tensor) -> Tensor:
         "Standard normal numbers stretched, sample by sample, to Student-t noise of unit scale."

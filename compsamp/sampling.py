@@ -7,8 +7,8 @@ __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS',
            'final_denoise', 'settings_key', 'coefficients', 'descend', 'jumps', 'jump', 'stretches', 'follow',
            'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines',
            'progress_bar', 'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'require_finite',
-           'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first',
-           'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun']
+           'usual_batch', 'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag',
+           'after_first', 'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from compsamp.core import (
+    LARGEST,
     Noise,
     affine,
     cast_records,
@@ -644,6 +645,12 @@ def require_finite(x: Tensor) -> Tensor:
     return x
 
 
+def usual_batch(denoiser: NoisePredictor, on_cpu: int = 64) -> int:
+    "Samples per forward call where nobody says: a GPU wants more of them at a time."
+    device = getattr(denoiser, "device", torch.device("cpu"))
+    return on_cpu if device.type == "cpu" else 512
+
+
 def start_state(
     process: LinearSDE,
     t: float,  # first time of the grid
@@ -669,7 +676,7 @@ def sample(
     n: int = 64,  # samples, at least 1
     seed: int = 0,  # of the run, >= 0
     first: int = 0,  # index of the first sample in the run, >= 0
-    batch: int = 64,  # samples per forward call, at least 1
+    batch: int | None = None,  # samples per forward call, at least 1; None: 64, on a GPU 512
     labels=None,  # one class, or `(n,)` of them; None for the unconditional branch
     guidance: float = 1.0,  # weight of the labels; other than 0 and 1 it doubles the evaluations
     shape: tuple | None = None,  # of one picture, for a denoiser without one
@@ -683,8 +690,9 @@ def sample(
     route = as_route(process, grid(process, times) if is_whole(times) else times)
     check_samplers(sampler, process, route)
     size = state_shape(denoiser, shape)
-    bound = labels_binder(denoiser, n, batch, labels, guidance)
     device = getattr(denoiser, "device", torch.device("cpu"))
+    batch = usual_batch(denoiser) if batch is None else batch
+    bound = labels_binder(denoiser, n, batch, labels, guidance)
     Noise(seed, 1, size, first, dtype, device)  # its errors come before the work
     require_memory(n, size, dtype, route.steps() + 2 if trace else 1)
     parts = stretches(sampler, process, route, torch.empty(0, dtype=dtype, device=device))
@@ -706,8 +714,7 @@ def sample(
             ends.append(z.cpu())
             calls = own.nfe - before
 
-    total = -(-n // batch) * (route.steps() + bool(denoise))
-    for _ in progress_bar(all_steps(), total, progress):
+    for _ in progress_bar(all_steps(), -(-n // batch) * (route.steps() + bool(denoise)), progress):
         pass
     x = require_finite(torch.cat(ends))
     return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
@@ -858,8 +865,8 @@ class DPMpp2M(Sampler):
     def __post_init__(self):
         eta = self.stochastic
         number = isinstance(eta, int | float | np.integer | np.floating)
-        allowed = "a number, at least 0; or True or False"
-        require(number and 0 <= eta < math.inf, "stochastic", eta, allowed)
+        allowed = f"a number from 0 to {LARGEST:g}; or True or False"
+        require(number and 0 <= eta <= LARGEST, "stochastic", eta, allowed)
         require_range(self.s_min, self.s_max)
 
     @property
@@ -887,9 +894,10 @@ class DPMpp2M(Sampler):
 
 
 def require_range(s_min: float, s_max: float):
-    "ValueError unless 0 <= s_min <= s_max."
+    "ValueError unless 0 <= s_min <= s_max, s_min finite."
     low, high = as_real("s_min", s_min), as_real("s_max", s_max)
-    require(0 <= low <= high, "s_min, s_max", (s_min, s_max), "0 <= s_min <= s_max")
+    ordered = 0 <= low <= high and low < math.inf
+    require(ordered, "s_min, s_max", (s_min, s_max), "0 <= s_min <= s_max, s_min finite")
 
 # %% ../nbs/07_sampling.ipynb #fc854311
 @dataclass(frozen=True)
@@ -934,9 +942,10 @@ class EDMHeun(Sampler):
     k: ClassVar[int] = 1
 
     def __post_init__(self):
-        require(as_real("s_churn", self.s_churn) >= 0, "s_churn", self.s_churn, "at least 0")
-        above = 0 < as_real("s_noise", self.s_noise) < math.inf
-        require(above, "s_noise", self.s_noise, "finite and above 0")
+        some = 0 <= as_real("s_churn", self.s_churn) <= LARGEST
+        require(some, "s_churn", self.s_churn, f"from 0 to {LARGEST:g}")
+        above = 0 < as_real("s_noise", self.s_noise) <= LARGEST
+        require(above, "s_noise", self.s_noise, f"above 0, at most {LARGEST:g}")
         require_range(self.s_min, self.s_max)
 
     @property

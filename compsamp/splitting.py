@@ -9,7 +9,6 @@ __all__ = ['NSE', 'RSE', 'NVV', 'RVV', 'NOBA', 'ROBA', 'NBAO', 'RBAO', 'NOBAB', 
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from compsamp.conjugate import (
     damping_matrix,
     v_parametrisation,
 )
-from .core import affine, f64, mix, records, require
+from .core import LARGEST, affine, f64, mix, records, require
 from .psld import PSLD
 from .sampling import Sampler
 
@@ -171,7 +170,7 @@ def check_splitting(
 ):
     "ValueError for a setting out of range, or one that word or letters do not use."
     word, lam_s = sampler.word, sampler.lam_s
-    require(0 <= lam_s < np.inf, "lam_s", lam_s, "a finite number, at least 0")
+    require(0 <= lam_s <= LARGEST, "lam_s", lam_s, f"from 0 to {LARGEST:g}")
     require(lam_s == 1 or "O" in word, "lam_s", lam_s, f"1: there is no O in {word}")
     check_damping(sampler)
     for name, usual in (("lam", 0), ("freeze", "eps")):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from . import data, forward, networks
 from compsamp.core import (
+    LARGEST,
     check_output,
     is_count,
     mix,
@@ -152,9 +153,10 @@ class Preconditioned(Epsilon):
     sigma_data: float = 0.5  # standard deviation of the data, > 0
 
     def __post_init__(self):
-        require(math.isfinite(self.mean), "mean", self.mean, "a finite number")
-        require(0 < self.std < math.inf, "std", self.std, "above 0")
-        require(0 < self.sigma_data < math.inf, "sigma_data", self.sigma_data, "above 0")
+        require(abs(self.mean) <= 100, "mean", self.mean, "from -100 to 100")
+        require(0 < self.std <= 100, "std", self.std, "above 0, at most 100")
+        allowed = f"above 0, at most {LARGEST:g}"
+        require(0 < self.sigma_data <= LARGEST, "sigma_data", self.sigma_data, allowed)
 
     def training_times(self, process, u):
         "Times at which the noise-to-signal ratio is log-normal, within the process's range."
@@ -271,8 +273,10 @@ def check_recipe(
     "ValueError unless the settings of a training make sense."
     for name in ("steps", "warmup", "seed", "decay"):
         value, least = recipe[name], int(name in ("steps", "decay"))
-        ok = is_count(value) and value >= least
-        require(ok, name, value, f"a whole number, at least {least}")
+        most = 2**63 - 1 if name == "seed" else 10**8
+        ok = is_count(value) and least <= value <= most
+        allowed = f"a whole number, at least {least}, at most {most:g}"
+        require(ok, name, value, allowed)
     lr = recipe["lr"]
     require(math.isfinite(lr) and lr > 0, "lr", lr, "above 0")
     require(recipe["clip"] > 0, "clip", recipe["clip"], "above 0")

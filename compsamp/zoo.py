@@ -226,7 +226,7 @@ def load(
     name: str | Path = "fashion-vp",  # a network of the package, or a checkpoint folder
     device: str | None = "cpu",  # 'cpu', 'cuda', 'mps'; None: the best there is
     network: nn.Module | None = None,  # one of your own, for weights that are not a UNet's
-    amp: bool = False,  # run the network in bfloat16
+    amp: bool | None = False,  # run the network in bfloat16; None: where the hardware has it
 ) -> networks.Denoiser:
     "A trained network, bound to its process and ready to sample."
     where = pick_device(device)
@@ -239,6 +239,7 @@ def load(
     held = networks.read_tensors(path, card=card)
     networks.fill_weights(networks.inner_network(net), held, path)
     net = net.eval().requires_grad_(False)
+    amp = training.fast_bf16(where) if amp is None else amp
     denoiser = networks.Denoiser(net, process, card["shape"], amp=amp, card=card)
     return denoiser.to(where)
 

@@ -12,7 +12,7 @@ import compsamp
 from compsamp import commands, networks, restart, sampling
 
 needs_network = pytest.mark.skipif(
-    "fashion-vp" not in networks.shipped_networks(), reason="no shipped network"
+    "fashion-vp-small" not in networks.shipped_networks(), reason="no shipped network"
 )
 
 

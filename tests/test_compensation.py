@@ -93,7 +93,7 @@ def ddim_in_numpy(z, eps, t, s):
 
 @pytest.fixture(scope="module")
 def net():
-    return zoo.load("fashion-vp")
+    return zoo.load("fashion-vp-small")
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ def test_folders_that_hold_no_module(tiny, tmp_path):
     with pytest.raises(ValueError, match="LightUNet"):
         zoo.load(tmp_path / "m")
     with pytest.raises(ValueError, match="compensation module"):
-        load_module(networks.asset_path("weights", "fashion-vp"))
+        load_module(networks.asset_path("weights", "fashion-vp-small"))
     with pytest.raises(ValueError, match="no card"):
         save_module(tmp_path / "q", LightUNet())
     weights_file = tmp_path / "m/weights.safetensors"

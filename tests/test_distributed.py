@@ -521,7 +521,7 @@ def test_the_output_is_tried_before_the_work(tmp_path, monkeypatch, place):
 
 
 needs_network = pytest.mark.skipif(
-    "fashion-vp" not in networks.shipped_networks(), reason="no shipped network"
+    "fashion-vp-small" not in networks.shipped_networks(), reason="no shipped network"
 )
 COMMON = "--n 256 --batch 32 --nfe 3 --sampler dpmpp2m:stochastic=1 --label 1 7 4".split()
 COMMON += "--seed 5 --quiet --device cpu".split()

@@ -137,7 +137,7 @@ def test_facts_are_the_samplers():
 
 
 def test_plain_restoration():
-    denoiser = zoo.load("fashion-vp")
+    denoiser = zoo.load("fashion-vp-small")
     mask, seen = damage(X, "mixed")
     before = seen.clone()
     whole = restore(denoiser, seen, mask, times=6, seed=5, batch=3)
@@ -152,7 +152,7 @@ def test_plain_restoration():
 
 
 def test_two_blocks():
-    denoiser = zoo.load("fashion-psld")
+    denoiser = zoo.load("fashion-psld-small")
     mask = masks("thick", 3)
     got = restore(denoiser, X[:3], mask, times=5)
     assert torch.equal(got.x[mask], X[:3][mask]) and got.x.shape == (3, 1, 28, 28)
@@ -186,7 +186,7 @@ def test_routes_with_a_sampler_of_their_own_inside():
 
 
 def fresh():
-    denoiser = zoo.load("fashion-vp")
+    denoiser = zoo.load("fashion-vp-small")
     return denoiser, networks.Denoiser(
         inpainting.conditional(denoiser), denoiser.process, denoiser.shape
     )
@@ -258,7 +258,7 @@ def test_training_learns_and_resumes(tmp_path):
     with pytest.raises(ValueError, match="network.kind"):
         zoo.load(tmp_path)
     with pytest.raises(ValueError, match="network.kind"):
-        zoo.load_conditional("fashion-vp")
+        zoo.load_conditional("fashion-vp-small")
 
 
 def test_blind_share():
@@ -564,7 +564,7 @@ def test_shipped_conditional_beats_mean_fill_and_replacement():
     mask, seen = damage(x, "mixed")
     restored = {
         "mean": inpainting.mean_fill(x, mask),
-        "replaced": restore(zoo.load("fashion-vp"), seen, mask, times=16).x,
+        "replaced": restore(zoo.load("fashion-vp-small"), seen, mask, times=16).x,
         "conditional": restore(zoo.load_conditional(), seen, mask, times=16).x,
     }
     psnr = {n: float(inpainting.scores(v, x, mask)["psnr"].mean()) for n, v in restored.items()}

@@ -770,7 +770,7 @@ def test_grids_of_other_schedulers(diffusers, name):
 # ---- our networks, out and in
 
 
-@pytest.mark.parametrize("name", ["fashion-vp", "fashion-psld"])
+@pytest.mark.parametrize("name", ["fashion-vp-small", "fashion-psld-small"])
 def test_checkpoint_round_trip(diffusers, name, tmp_path):
     d = load(name)
     export_pretrained(tmp_path, d)
@@ -799,7 +799,7 @@ def test_checkpoint_round_trip(diffusers, name, tmp_path):
 
 
 def test_bad_checkpoints(tmp_path):
-    d = load("fashion-vp")
+    d = load("fashion-vp-small")
     export_pretrained(tmp_path, d)
     config = json.loads((tmp_path / "config.json").read_text())
     weights = tmp_path / "diffusion_pytorch_model.safetensors"

@@ -434,7 +434,7 @@ def test_custom_times_through_a_pipeline(d):
 
 
 def test_our_network_in_their_pipeline(d):
-    ours = load("fashion-vp")
+    ours = load("fashion-vp-small")
     s = interop.SamplerScheduler(process=process_card(ours.process))
     pipe = T.quiet(d.DDPMPipeline(to_diffusers(ours), s))
     pipe(batch_size=2, num_inference_steps=8, generator=T.generator(), output_type="np")

@@ -466,13 +466,13 @@ def test_a_folder_of_diffusers_is_recognised(tmp_path):
 
 def test_a_folder_named_like_a_network_of_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own = N.asset_path("weights", "fashion-vp")
-    assert N.checkpoint_folder("fashion-vp") == own and not capsys.readouterr().out
-    write(tmp_path / "fashion-vp", woken())
-    assert N.checkpoint_folder("fashion-vp") == own
+    own = N.asset_path("weights", "fashion-vp-small")
+    assert N.checkpoint_folder("fashion-vp-small") == own and not capsys.readouterr().out
+    write(tmp_path / "fashion-vp-small", woken())
+    assert N.checkpoint_folder("fashion-vp-small") == own
     said = capsys.readouterr().out
-    assert "both" in said and "is taken" in said and "'./fashion-vp'" in said
-    assert N.checkpoint_folder("./fashion-vp") == Path("fashion-vp")
+    assert "both" in said and "is taken" in said and "'./fashion-vp-small'" in said
+    assert N.checkpoint_folder("./fashion-vp-small") == Path("fashion-vp-small")
 
 
 def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch):

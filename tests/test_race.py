@@ -19,8 +19,8 @@ from compsamp.lab.peers import PEERS, draw_row, not_installed, parse_row
 from compsamp.sampling import DDIM, states
 from compsamp.zoo import SamplingSpec
 
-DENOISER = zoo.load("fashion-vp")
-MODULE = "fashion-vp-stretch"
+DENOISER = zoo.load("fashion-vp-small")
+MODULE = "fashion-vp-small-stretch"
 WITH_MODULE = f"~{MODULE}"
 
 
@@ -175,7 +175,7 @@ def test_modules_that_do_not_fit():
     with pytest.raises(ValueError, match="row = 'ddim~fashion-vp'.*compensation module"):
         draw_row(DENOISER, "ddim~fashion-vp", 6, 2)
     with pytest.raises(ValueError, match="row = 'em~fashion.*VP"):
-        draw_row(zoo.load("fashion-psld"), "em" + WITH_MODULE, 6, 2)
+        draw_row(zoo.load("fashion-psld-small"), "em" + WITH_MODULE, 6, 2)
     with pytest.raises(ValueError, match="row = 'ddim~fashion.*fitted"):
         draw_row(mixtures.ring().denoiser(VP()), "ddim" + WITH_MODULE, 6, 2)
 
@@ -327,12 +327,12 @@ def test_a_full_disk_keeps_what_is_finished(monkeypatch, tmp_path):
 
 
 def test_usual_settings_and_the_command_in_words():
-    usual = race.usual_settings("fashion-vp")
+    usual = race.usual_settings("fashion-vp-small")
     tuned = {row for budget in (10, 20, 50, 100) for row in race.tuned_rows(budget)}
     assert {row + WITH_MODULE for row in tuned} < set(usual["samplers"])
     assert len(set(usual["samplers"])) == len(usual["samplers"])
-    assert not any(map(race.has_module, race.usual_settings("fashion-psld")["samplers"]))
-    assert race.usual_settings("fashion-vp", "cuda")["nfe"][-1] == 200
+    assert not any(map(race.has_module, race.usual_settings("fashion-psld-small")["samplers"]))
+    assert race.usual_settings("fashion-vp-small", "cuda")["nfe"][-1] == 200
     line = ["--quick", "--samplers", "ddim" + WITH_MODULE, "k.2m@karras,low=.05", "--seeds", "3"]
     parser = command_parser("compsamp_race", race.race)
     given = {k: v for k, v in vars(parser.parse_args(line)).items() if v is not None}

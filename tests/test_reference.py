@@ -32,7 +32,7 @@ STEPS = 20
 
 # sampler@grid, as the commands name them
 ROWS = {
-    "fashion-vp": [
+    "fashion-vp-small": [
         "ddim@uniform",
         "ddim:eta=1@uniform",
         "ddpm@uniform",
@@ -46,7 +46,7 @@ ROWS = {
         "edm:s_churn=20@karras",
         "em@uniform",
     ],
-    "fashion-psld": [
+    "fashion-psld-small": [
         "em@quadratic",
         "sscs@quadratic",
         "rvv@quadratic",
@@ -121,7 +121,7 @@ def pictures(name: str, row: str) -> np.ndarray:
 
 def restart_walk() -> np.ndarray:
     "Heun's method with one detour, walked twice."
-    denoiser = network("fashion-vp")
+    denoiser = network("fashion-vp-small")
     process = denoiser.process
     interval = RestartInterval.from_sigma(process, 0.15, 1.0, 3, 2)
     return draw(denoiser, parse_sampler("edm"), restart(process, 4, [interval]))
@@ -129,8 +129,8 @@ def restart_walk() -> np.ndarray:
 
 def compensated_walk() -> np.ndarray:
     "DDIM with one step's estimates stretched by a module that comes with the package."
-    module = load_module("fashion-vp-stretch").double()
-    denoiser = Compensated(network("fashion-vp"), module)
+    module = load_module("fashion-vp-small-stretch").double()
+    denoiser = Compensated(network("fashion-vp-small"), module)
     return draw(denoiser, parse_sampler("ddim"), EVALUATIONS)
 
 

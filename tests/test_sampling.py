@@ -59,7 +59,8 @@ RANDOM = [
     EDMHeun(20.0, 0.2, 2.0),
 ]
 MIXTURE = ring(8, 0.8, 0.3, 0.2)
-needs_network = pytest.mark.skipif("fashion-vp" not in shipped_networks(), reason="no network")
+missing = "fashion-vp-small" not in shipped_networks()
+needs_network = pytest.mark.skipif(missing, reason="no network")
 
 
 def last(walked):
@@ -667,7 +668,7 @@ LABELS = [
 @needs_network
 @pytest.mark.parametrize("labels", LABELS, ids=repr)
 def test_labels_that_are_none(labels):
-    denoiser = compsamp.load("fashion-vp")
+    denoiser = compsamp.load("fashion-vp-small")
     with pytest.raises((ValueError, TypeError), match="^labels = "):
         sample(DDIM(), denoiser, 3, n=4, labels=labels)
 
@@ -675,7 +676,7 @@ def test_labels_that_are_none(labels):
 @needs_network
 def test_a_bad_label_of_the_last_batch_is_found_before_the_first():
     calls = []
-    denoiser = compsamp.load("fashion-vp")
+    denoiser = compsamp.load("fashion-vp-small")
     denoiser.network.register_forward_hook(lambda *a: calls.append(1))
     with pytest.raises(ValueError, match="labels"):
         sample(DDIM(), denoiser, 3, n=3, batch=1, labels=[0, 1, 10])
@@ -684,7 +685,7 @@ def test_a_bad_label_of_the_last_batch_is_found_before_the_first():
 
 @needs_network
 def test_labels_and_guidance_are_used():
-    denoiser = compsamp.load("fashion-vp")
+    denoiser = compsamp.load("fashion-vp-small")
     plain, shoes, guided = (
         sample(DDIM(), denoiser, 3, n=2, labels=label, guidance=weight)
         for label, weight in ((None, 1), (7, 1.0), (np.int64(7), 3.0))

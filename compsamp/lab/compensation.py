@@ -27,8 +27,8 @@ from ..core import per_sample, require
 from compsamp.experiment import (
     Results,
     labels_in_turn,
-    require_at_least,
     require_output,
+    require_within,
     score,
     spell_command,
 )
@@ -129,7 +129,11 @@ def compensation_experiment(
 
 def check_compensation(settings: dict):
     "ValueError for settings that cannot be, before anything is read."
-    require_at_least(settings, n=128, batch=1, warmup=0, points=2, save_every=1, nfe=2, seeds=0)
+    common = ("n", "batch", "warmup", "save_every", "seeds", "lr", "ema")
+    require_within(settings, *common, nfe=(2, 10_000), points=(2, 10_000), pair_steps=(0, 1000))
+    require_within(settings, first=(1, 10**8), width=(8, 4096))
+    require(settings["width"] % 8 == 0, "width", settings["width"], "a multiple of 8")
+    require_output(Path(settings["folder"]) / "card.json", "folder")
     for value in settings["epochs"]:
         require(0 < value < math.inf, "epochs", value, "above 0")
     for value in settings["strengths"]:
@@ -140,8 +144,8 @@ def check_compensation(settings: dict):
     for name in settings["arms"]:
         require(name in COMPENSATION_ARMS, "arms", name, f"one of {', '.join(COMPENSATION_ARMS)}")
     marks, first = list(settings["marks"]), settings["first"]
-    rising = marks == sorted(set(marks)) and 1 <= first < marks[0]
-    require(rising or not settings["arms"], "marks", marks, f"rising, above first = {first}")
+    rising = marks == sorted(set(marks)) and first < marks[0] and marks[-1] <= 10**8
+    require(rising, "marks", marks, f"rising, above first = {first}, at most 1e+08")
 
 
 class CompensationRun:

@@ -13,7 +13,7 @@ import torch
 
 from .. import distributed, networks, sampling, zoo
 from ..core import atomic, require, save_png
-from ..experiment import require_output, spell_command
+from ..experiment import require_output, require_within, spell_command
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_draw.ipynb #82881e9c
@@ -80,9 +80,11 @@ def check_drawing(spec, steps, nfe, n, seed, batch, label):
     require(
         not both, "steps, nfe", (steps, nfe), "one of the two; --steps is not allowed with --nfe"
     )
-    for name, value in {"steps": steps, "nfe": nfe, "n": n, "batch": batch}.items():
-        require(value is None or value >= 1, name, value, "at least 1")
-    require(seed >= 0, "seed", seed, "at least 0")
+    asked = {"steps": steps, "nfe": nfe, "n": n, "batch": batch, "seed": seed}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    most = {"steps": 10**6, "nfe": 10**6, "n": 10**7, "batch": 10**15}
+    bounds = {name: (1, most[name]) for name in asked if name != "seed"}
+    require_within(asked, seed=(0, 2**63 - 1), **bounds)
     weighted = spec.guidance is not None and spec.guidance != 1
     require(bool(label) or not weighted, "guidance", spec.guidance, "1 without a label")
 

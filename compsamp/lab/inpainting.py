@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import compensation, data, inpainting, metrics, networks, training, zoo
 from ..core import pick_device, require, save_png
-from ..experiment import Results, require_output, spell_command
+from ..experiment import Results, require_output, require_within, spell_command
 from ..inpainting import METHODS, Replaced, assess, damage, mean_fill, restore
 from ..sampling import Samples
 
@@ -128,16 +128,23 @@ def restoring_network(settings: dict, conditional: bool):
 def check_one(settings: dict):
     "ValueError for settings of one restoration that cannot be, before anything is read."
     s = settings
-    require(s["n"] >= 1, "n", s["n"], "at least 1")
-    require(s["seed"] >= 0, "seed", s["seed"], "at least 0")
-    require(s["nfe"] >= 1, "nfe", s["nfe"], "at least 1")
-    both = s["image"] is not None and s["mask"] is not None
-    require(both, "image, mask", (s["image"], s["mask"]), "two files")
+    require_within(s, "nfe", n=(1, 100_000), seed=(0, 2**63 - 1))
+    pick_device(s["device"])
+    if s["sampler"]:
+        zoo.parse_sampler(s["sampler"])
+    if s["checkpoint"]:
+        networks.read_card(networks.checkpoint_folder(s["checkpoint"]))
+    if s["module"]:
+        allowed = "the folder of a compensation module, with card.json"
+        there = (Path(s["module"]) / "card.json").is_file()
+        require(there, "module", str(s["module"]), allowed, FileNotFoundError)
     compensation.check_strength(s["strength"])
     conditional = s["method"] == "conditional"
     allowed = "0 unless the method is conditional"
     require(conditional or not s["strength"], "strength", s["strength"], allowed)
     require_output(s["out"], "out", (".png",))
+    both = s["image"] is not None and s["mask"] is not None
+    require(both, "image, mask", (s["image"], s["mask"]), "two files")
 
 
 def measure_inpainting(settings: dict):

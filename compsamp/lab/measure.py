@@ -16,11 +16,13 @@ from .. import metrics, networks, zoo
 from ..core import atomic, require, show, write_json
 from compsamp.experiment import (
     Results,
+    compile_network,
     generate,
     generate_and_score,
     labels_in_turn,
     read_results,
     require_output,
+    require_within,
     spell_command,
 )
 from ..zoo import SamplingSpec
@@ -49,13 +51,14 @@ def measure(
     checkpoint: str = "fashion-vp",  # a network of the package, or a folder
     device: str = "cpu",  # cpu, cuda, cuda:1, mps
     amp: bool = False,  # run the network in bfloat16
+    compile: bool = False,  # compile it first: faster, if there is a C++ compiler
     out: Path = Path("measure.json"),  # the file of results
 ):
     """Measure rows of samplers with many pictures; what is finished is kept, and the same command
     goes on."""
-    check_measure(rows, n, seeds, nfe, guidance, labels)
-    require_output(out, "out", (".json",))
     settings = dict(locals())
+    check_measure(settings)
+    require_output(out, "out", (".json",))
     denoiser = zoo.load(checkpoint, device, amp=amp)
     has_labels = labels and labels_in_turn(denoiser, 1) is not None
     require(
@@ -64,9 +67,12 @@ def measure(
     reference = metrics.reference(against)
     classifier = metrics.load_classifier(device)
     weights = networks.weights_hash(denoiser)
+    if compile:
+        compile_network(denoiser)
     setup = {"network": checkpoint, "weights": weights, "n": n, "against": against}
     setup |= {"labels": "in turn" if has_labels else "none", "amp": amp}
-    command = spell_command("compsamp_measure", measure, settings, ("device", "out", "checkpoint"))
+    leave = ("device", "out", "compile")
+    command = spell_command("compsamp_measure", measure, settings, leave)
     results = Results(out, setup, command, device=denoiser.device.type)
     floor = metrics.frechet_floor(n, reference, range(10, 13))
     results.save(floor=float(floor.mean()))
@@ -87,18 +93,12 @@ def measure(
     results.fill([dict(zip(names, key, strict=True)) for key in keys], one, measured_line)
 
 
-def check_measure(rows: list, n: int, seeds: list, nfe: list, guidance: list, labels: bool):
+def check_measure(settings: dict):
     "ValueError for settings of `measure` that cannot be, before anything is read."
-    require(n >= 128, "n", n, "at least 128 pictures")
-    for seed in seeds:
-        require(seed >= 0, "seeds", seed, "at least 0")
-    for weight in guidance:
-        require(weight >= 0, "guidance", weight, "at least 0")
-    for row in rows:
+    require_within(settings, "n", "seeds", "nfe", guidance=(0, 1000))
+    for row in settings["rows"]:
         spec = row_spec(row)
         require(spec.guidance is None, "rows", row, "rows without ^: give the weights to guidance")
-        for budget in nfe:
-            require(budget >= 1, "nfe", budget, "at least 1")
 
 
 def measured_line(cell: dict) -> str:
@@ -136,13 +136,12 @@ def demo(
     out: Path = Path("compsamp_demo.png"),  # the labelled picture
     json: Path | None = None,  # write the table here too
     device: str = "cpu",  # cpu, cuda, cuda:1, mps
-    amp: bool = False,  # run the network in bfloat16
+    amp: bool | None = None,  # run the network in bfloat16 (usual: where the hardware has it)
     measure: int | None = None,  # measure afresh, with so many pictures per sampler
 ):
     "Draw the same 64 seeds with three samplers at equal cost, and say how good they are."
-    require(nfe >= 1, "nfe", nfe, "at least 1 network evaluation")
-    require(seed >= 0, "seed", seed, "at least 0")
-    require(measure is None or measure >= 128, "measure", measure, "at least 128 pictures")
+    require_within({"nfe": nfe, "seed": seed}, "nfe", seed=(0, 2**63 - 1))
+    require_within({"measure": 128 if measure is None else measure}, measure=(128, 10**6))
     require_output(out, "out", (".png",))
     if json is not None:
         require_output(json, "json", (".json",))

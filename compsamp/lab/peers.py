@@ -326,7 +326,7 @@ def draw_row(
     n: int = 100,  # pictures
     seed: int = 0,  # of the run
     labels="in turn",  # 'in turn', None, or a tensor `(n,)`
-    batch: int = 100,  # pictures per call
+    batch: int | None = None,  # pictures per call; None: 100, on a GPU 512
     progress: bool = False,  # show a bar, for our rows
 ) -> sampling.Samples:
     "Draw with any row, from the same noise per seed; ModuleNotFoundError for a missing package."
@@ -337,6 +337,7 @@ def draw_row(
     if isinstance(spec, SamplingSpec):
         plain = SamplingSpec.parse(row.partition("~")[0])
         return experiment.generate(denoiser, plain, nfe, n, seed, labels, batch, progress)
+    batch = sampling.usual_batch(denoiser, 100) if batch is None else batch
     began, pictures, calls = time.perf_counter(), [], 0
     for first in range(0, n, batch):
         count = min(batch, n - first)

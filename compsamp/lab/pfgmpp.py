@@ -21,12 +21,13 @@ def measure_restart(
     network: str = "fashion-pfgmpp",  # a network of the package, or a checkpoint folder
     seeds: int = 6,  # runs per arm, seeds 0, 1, ...
     n: int = 1000,  # pictures per run
-    batch: int = 100,  # pictures per forward call
+    batch: int | None = None,  # pictures per forward call; None: 64, on a GPU 512
+    device: str = "cpu",  # cpu, cuda, mps
 ) -> Results:
     "Fréchet distances of the paper's Restart and of Heun's method on one network, seed by seed."
     require(seeds >= 1, "seeds", seeds, "at least 1")
     require(n >= 128, "n", n, "at least 128 pictures")
-    denoiser = zoo.load(network)
+    denoiser = zoo.load(network, device)
     denoiser = denoiser.bind(amp=fast_bf16(denoiser.device))
     published = denoiser.process
     student = PFGMppStudent(published.D, T=published.T, eps=published.eps)
@@ -35,7 +36,7 @@ def measure_restart(
     setup = {"network": name, "weights": weights, "D": published.D, "n": n, "against": "test"}
     command = f"measure_restart({Path(out).name!r}, {name!r}, {seeds}, {n})"
     results = Results(out, setup | {"labels": "in turn"}, command)
-    classifier, reference = metrics.load_classifier(), metrics.reference("test")
+    classifier, reference = metrics.load_classifier(device), metrics.reference("test")
     labels = labels_in_turn(denoiser, n)
 
     def one(arm, seed):

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from .. import metrics, mixtures, networks, zoo
-from ..core import atomic, require
+from ..core import atomic
 from compsamp.experiment import (
     Results,
+    compile_network,
     labels_in_turn,
     require_output,
+    require_within,
     score,
     spell_command,
 )
@@ -177,7 +179,7 @@ def race_cell(
     labels="in turn",
 ) -> tuple:
     "What a cell of the results file holds beside its key, and the features `(n, 64)`."
-    drawn = draw_row(denoiser, row, budget, n, seed, labels, batch=min(100, n))
+    drawn = draw_row(denoiser, row, budget, n, seed, labels)
     if labels is not None:
         labels = labels_in_turn(denoiser, n)
     features = metrics.features(drawn.x, classifier)
@@ -391,7 +393,8 @@ def race(
     rows = list(samplers) or usual["samplers"]
     budgets = sorted(set(nfe or usual["nfe"]))
     seeds, n = list(seeds or usual["seeds"]), n or usual["n"]
-    check_race(rows, budgets, seeds, n, finalists)
+    asked = {"nfe": budgets, "seeds": seeds, "n": n, "finalists": finalists, "dear": dear}
+    check_race(rows, asked)
     require_output(json, "json", (".json",))
     denoiser, weights = load_racer(network, device, full, compile)
     skipped = sorted({why for row in rows if (why := not_installed(row)) is not None})
@@ -423,14 +426,12 @@ def usual_settings(network: str, device: str = "cpu", quick: bool = False) -> di
     return settings | {"samplers": rows, "nfe": budgets}
 
 
-def check_race(rows: list, budgets: list, seeds: list, n: int, finalists: int):
+def check_race(rows: list, asked: dict):
     "ValueError for settings of `race` that cannot be, before anything is read."
     for row in rows:
         parse_row(row)
-    require(n >= 128, "n", n, "at least 128 pictures")
-    require(min(budgets) >= 5, "nfe", min(budgets), "at least 5 evaluations")
-    require(min(seeds) >= 0, "seeds", seeds, "at least 0")
-    require(finalists >= 1, "finalists", finalists, "at least 1")
+    many = 10**6
+    require_within(asked, "n", "seeds", nfe=(5, 10_000), finalists=(1, many), dear=(1, many))
 
 
 def load_racer(name: str, device: str, full: bool, compile: bool) -> tuple:
@@ -438,12 +439,7 @@ def load_racer(name: str, device: str, full: bool, compile: bool) -> tuple:
     denoiser = zoo.load(name, device)
     weights = networks.weights_hash(denoiser)
     if compile:
-        network = denoiser.network
-        fast = torch.compile(getattr(network, "net", network), dynamic=False)
-        if hasattr(network, "net"):
-            network.net = fast
-        else:
-            denoiser.network = fast
+        compile_network(denoiser)
     return denoiser.bind(amp=not full), weights
 
 

@@ -19,8 +19,8 @@ from ..core import require
 from compsamp.experiment import (
     Results,
     generate_and_score,
-    require_at_least,
     require_output,
+    require_within,
     spell_command,
 )
 from ..skipstep import ScaledDenoiser, SkipStep
@@ -95,8 +95,8 @@ def skipstep_experiment(
     settings = dict(locals())
     check_skipstep(settings)
     require_output(out, "out", (".json",))
-    images, classes = skipstep_pictures(data)
     start = zoo.load(checkpoint, device)
+    images, classes = skipstep_pictures(data)
     names = ("checkpoint", "steps", "batch", "lr", "warmup", "ema", "n")
     setup = {name: settings[name] for name in names}
     setup |= {"weights": networks.weights_hash(start), "pictures": len(images)}
@@ -125,7 +125,9 @@ def check_skipstep(settings: dict):
         parse_arm(text)
     for row in settings["samplers"]:
         SamplingSpec.parse(row)
-    require_at_least(settings, n=128, steps=1, batch=1, warmup=0, save_every=1, nfe=1, seeds=0)
+    require_within(settings, "n", "steps", "batch", "warmup", "save_every", "nfe", "seeds")
+    require_within(settings, "lr", "ema")
+    require_output(Path(settings["folder"]) / "card.json", "folder")
 
 
 class SkipRun:
