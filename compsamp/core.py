@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['LARGEST', 'PARTIAL', 'require', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample',
            'block_rows', 'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records', 'pick_device',
-           'lock_file', 'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'check_output', 'check_same',
-           'to_uint8', 'tile', 'save_png', 'show']
+           'lock_file', 'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'seal_of', 'write_sealed',
+           'check_seal', 'check_output', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -315,6 +316,34 @@ def write_json(
     text = json.dumps(value, indent=1, allow_nan=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n")
+
+
+def seal_of(
+    content: dict,  # what a JSON file says
+) -> str:
+    "Sixteen hex digits of its SHA-256, its own entry `seal` left out; the order is free."
+    rest = {name: value for name, value in content.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_sealed(
+    path: str | Path,  # where to
+    content: dict,  # as for `write_json`
+):
+    "Write JSON with a seal, so that a damage to any of its numbers is found."
+    plain = json.loads(json.dumps(content, allow_nan=False))  # tuples become lists, as in the file
+    write_json(path, plain | {"seal": seal_of(plain)})
+
+
+def check_seal(
+    name: str,  # the argument that named the file
+    path: str | Path,
+    content: dict,  # what it says; without a seal all is taken as it is
+):
+    "ValueError unless a sealed file is as it was written."
+    same = content.get("seal") in (None, seal_of(content))
+    allowed = "a file as it was written; to use this one as it is, remove its entry 'seal'"
+    require(same, name, str(path), allowed)
 
 
 def check_output(

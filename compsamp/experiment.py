@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from . import __version__, metrics, sampling
-from .core import check_output, check_same, require, to_uint8, write_json
+from .core import check_output, check_same, check_seal, require, to_uint8, write_sealed
 from .zoo import SamplingSpec
 
 # %% ../nbs/21_experiment.ipynb #13806fd3
@@ -65,7 +65,7 @@ class Results:
     def save(self, **more):
         "Write the file, atomically; `more` stands beside the cells."
         self.data |= more
-        write_json(self.path, self.data)
+        write_sealed(self.path, self.data)
 
     def fill(
         self,
@@ -99,6 +99,7 @@ def read_results(path: str | Path) -> dict:
         require(isinstance(held.get(name), wanted), "results", str(path), allowed)
     odd = [i for i, cell in enumerate(held["cells"]) if not isinstance(cell, dict)]
     require(not odd, "results", str(path), f"cells that are objects; these are not: {odd[:5]}")
+    check_seal("results", path, held)
     return held
 
 

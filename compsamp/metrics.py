@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 
-from .core import atomic, f64, require, to_uint8, write_json
+from .core import atomic, check_seal, f64, require, to_uint8, write_sealed
 from .data import fashion, to_model
-from .networks import fill_weights, read_tensors
+from .networks import fill_weights, read_tensors, save_tensors
 
 # %% ../nbs/06_metrics.ipynb #8b673ae6
 class Classifier(nn.Module):
@@ -413,20 +413,16 @@ def save_classifier(
     **card,  # what else to write down
 ):
     "Write weights.safetensors and card.json into the folder, each atomically."
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: v.contiguous().cpu() for name, v in classifier.state_dict().items()}
-    with atomic(folder / "weights.safetensors") as path:
-        save_file(tensors, path)
+    digest = save_tensors(folder / "weights.safetensors", classifier.state_dict())
     facts = dict(
         kind="classifier",
         parameters=sum(p.numel() for p in classifier.parameters()),
         num_features=classifier.num_features,
         versions=dict(python=platform.python_version(), torch=torch.__version__),
     )
-    write_json(folder / "card.json", facts | card)
+    write_sealed(folder / "card.json", facts | card | {"sha256": {"weights.safetensors": digest}})
 
 
 def load_classifier(
@@ -445,6 +441,7 @@ def load_classifier(
     kind = card.get("kind") if isinstance(card, dict) else None
     allowed = f"the card of a classifier is needed, this one is of kind {kind!r}"
     require(kind == "classifier", "folder", str(folder), allowed)
+    check_seal("card", card_path, card)
     classifier, weights = Classifier(), folder / "weights.safetensors"
     fill_weights(
         classifier, read_tensors(weights, list(classifier.state_dict())), weights, "classifier"

@@ -23,7 +23,7 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 import compsamp
-from .core import atomic, is_count, mix, per_sample, require, write_json
+from .core import atomic, check_seal, is_count, mix, per_sample, require, write_sealed
 from .forward import LinearSDE, NoisePredictor, cholesky, mean_state
 
 # %% ../nbs/04_networks.ipynb #c5208055
@@ -695,7 +695,7 @@ def save(
         state = {n: v.half() if v.is_floating_point() else v for n, v in state.items()}
     name = "weights.safetensors"
     digest = save_tensors(Path(folder) / name, state)
-    write_json(Path(folder) / "card.json", card | {"weights": name, "sha256": {name: digest}})
+    write_sealed(Path(folder) / "card.json", card | {"weights": name, "sha256": {name: digest}})
 
 
 def weights_hash(denoiser) -> str:
@@ -760,6 +760,7 @@ def read_card(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"card = {str(path)!r}: valid JSON ({error})") from error
     check_card(card, path)
+    check_seal("card", path, card)
     return card
 
 

@@ -35,7 +35,7 @@ from compsamp.core import (
     pick_device,
     require,
     save_png,
-    write_json,
+    write_sealed,
 )
 from .forward import LinearSDE, cholesky, mean_state
 
@@ -558,7 +558,7 @@ def save_run(trainer: Trainer, folder: Path, **more):
         hashes[files[part]] = networks.save_tensors(folder / files[part], tensors)
     losses = trainer.losses[-2000:]
     card = trainer.card(**files, sha256=hashes, losses=losses, **more)
-    write_json(folder / "card.json", card)
+    write_sealed(folder / "card.json", card)
     for old in folder.iterdir():
         if LEFT_OVER.fullmatch(old.name) and old.name not in files.values():
             old.unlink()

@@ -61,6 +61,7 @@ STOREYS = (
             "lab.train",
             "lab.restart",
             "lab.pfgmpp",
+            "lab.emoji",
             "lab.compensation",
             "lab.skipstep",
             "lab.inpainting",

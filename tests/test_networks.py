@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compsamp import forward, networks as N, zoo
+from compsamp.core import write_sealed
 
 Z = torch.randn(3, 1, 14, 14, generator=torch.Generator().manual_seed(5))
 SMALL = {"width": 8, "mults": (1, 2), "attention": ()}
@@ -37,7 +38,7 @@ def write(folder, net, process=forward.VP(), shape=(1, 14, 14), **options):
 def change(folder, **entries):
     "Change entries of a card."
     card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps({**card, **entries}))
+    write_sealed(folder / "card.json", {**card, **entries})
 
 
 @pytest.mark.parametrize("size", [(28, 28), (27, 31), (5, 9)])
@@ -417,7 +418,7 @@ def test_damaged_folder(tmp_path, harm, word):
 def without_hash(folder):
     card = json.loads((folder / "card.json").read_text())
     del card["sha256"]
-    (folder / "card.json").write_text(json.dumps(card))
+    write_sealed(folder / "card.json", card)
 
 
 def test_a_file_without_a_hash_is_read_and_said(tmp_path, capsys):

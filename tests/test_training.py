@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import compsamp.training as T
 from compsamp import commands, data, forward, networks, zoo
+from compsamp.core import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def read_card(folder):
 def change_card(folder, **training):
     card = read_card(folder)
     card["training"] |= training
-    (folder / "card.json").write_text(json.dumps(card))
+    write_sealed(folder / "card.json", card)
 
 
 # ---- resuming is exact
@@ -576,7 +577,7 @@ def test_a_run_of_an_older_card_is_taken_up(pictures, tmp_path, capsys):
     card = read_card(tmp_path)
     for name in ("schedule", "decay", "frozen"):
         del card["training"][name]
-    del card["network"]["config"]["patch"], card["sha256"]
+    del card["network"]["config"]["patch"], card["sha256"], card["seal"]
     (tmp_path / "card.json").write_text(json.dumps(card))
     intact(pictures, tmp_path)
     assert "gives no SHA-256" in capsys.readouterr().out
