@@ -32,7 +32,7 @@ QUICK = {  # command: (its words, kills, longest life in seconds)
     "train": (
         "--width 8 --mults 1,1 --batch 16 --steps 160 --warmup 5 --save-every 4 --patch 2".split(),
         20,
-        2.0,
+        5.0,
     ),
     "measure": (
         [*NETWORK, *"--n 128 --nfe 2 3 --seeds 1 2 --rows ddim@uniform euler@uniform".split()],
@@ -98,8 +98,9 @@ def test_kills_change_nothing(name, tmp_path):
         killed += start(name, tmp_path / "killed", dice.uniform(0.2, longest)) != 0
     assert killed, "no run lived short enough to be killed"
     if name == "train":
-        card = json.loads((tmp_path / "killed/run/card.json").read_text())
-        done = card["training"]["done"] == card["training"]["steps"]
+        card = tmp_path / "killed/run/card.json"
+        about = json.loads(card.read_text())["training"] if card.exists() else {"done": 0}
+        done = about["done"] == about.get("steps")
     if name != "train" or not done:
         assert start(name, tmp_path / "killed") == 0
     want, got = (outcome(name, tmp_path / place) for place in ("straight", "killed"))

@@ -11,6 +11,7 @@ import pages
 import pictures
 import pytest
 import sidebar
+import verdicts
 from conftest import ROOT
 from PIL import Image
 
@@ -179,6 +180,11 @@ def test_a_palette_is_refused_where_it_would_be_seen():
 def test_contributing_shows_the_present_table():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert pages.rewritten(text) == text, "python site/pages.py --write"
+
+
+def test_the_readme_shows_the_present_verdicts():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert verdicts.rewritten(text) == text, "python site/verdicts.py --write"
 
 
 # ---- the built pages

@@ -1,0 +1,53 @@
+"""Five verdicts of the ledger for the README: `python site/verdicts.py [--write]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from compsamp.lab.claims import claims_ledger
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- verdicts: written by site/verdicts.py -->", "<!-- end of the verdicts -->"
+CHOSEN = (  # the ones a reader would not have guessed
+    "RVV over NVV at 50",
+    "λ-DDIM-II over DDIM (B = 0) at 50",
+    "splitting and conjugacy together (CVV) over RVV at 50",
+    "less inherited error than strong churn at equal cost",
+    "premise: the SDE is best with more",
+)
+
+
+def table() -> str:
+    "The verdicts as a Markdown table."
+    rows, _ = claims_ledger()
+    lines = ["| claim | published | measured here | verdict |", "|---|---|---|---|"]
+    for name in CHOSEN:
+        row = next(row for row in rows if row["claim"].startswith(name))
+        said = row["published"] or "no figure"
+        link = row["link"] if row["link"].startswith("nbs/") else f"nbs/{row['link']}"
+        claim = f"{row['paper']}: [{row['claim']}]({link})"
+        lines.append(f"| {claim} | {said} | {row['measured']} | {row['verdict']} |")
+    return "\n".join(lines) + "\n"
+
+
+def rewritten(text: str) -> str:
+    "README.md with the present table."
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END, 1)
+    return head + BEGIN + "\n" + table() + "\n" + END + tail
+
+
+def main() -> int:
+    "The command."
+    parser = argparse.ArgumentParser(description="Five verdicts of the ledger.")
+    parser.add_argument("--write", action="store_true", help="put them in README.md")
+    if parser.parse_args().write:
+        path = ROOT / "README.md"
+        path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
