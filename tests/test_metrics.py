@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from compsamp import data, metrics
+from compsamp.core import write_sealed
+from compsamp.networks import file_hash
 
 NAN, INF = float("nan"), float("inf")
 UNIT_LAW = dict(mean=torch.zeros(4), cov=torch.eye(4), n=10**9)
@@ -316,6 +318,9 @@ def spoil(folder, what):
     elif what == "shape":
         tensors["head.bias"] = torch.zeros(3)
     save_file(tensors, weights)
+    card = json.loads((folder / "card.json").read_text())
+    named = {"sha256": {weights.name: file_hash(weights)}}  # a card that speaks of this file
+    write_sealed(folder / "card.json", card | named)
 
 
 @pytest.mark.parametrize(
