@@ -6,6 +6,8 @@ __all__ = ['FONT', 'TABLE', 'SIDE', 'HELD_OUT', 'CANVAS', 'MARGIN', 'EMOJI_FILE'
            'emoji_features', 'proportionate_labels', 'compare_emoji', 'emoji_line']
 
 # %% ../../nbs/lab_emoji.ipynb #e90a7ac4
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
 import re
 from pathlib import Path
