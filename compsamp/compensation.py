@@ -4,7 +4,8 @@
 __all__ = ['READINGS', 'PAIRS', 'SHARE', 'MODULE_KINDS', 'STATES', 'ERRORS', 'COMPENSATION_OBJECTIVES', 'check_strength',
            'fresh_variance', 'weights', 'module_answer', 'check_module_card', 'Compensated', 'CompensatedDDIM',
            'ddim_step', 'estimate', 'ModuleObjective', 'LightUNet', 'light_module', 'new_card', 'price', 'save_module',
-           'load_module', 'with_module', 'TimewiseScaling', 'fit_timewise_scaling', 'Compensation', 'correction_size']
+           'module_folder', 'load_module', 'with_module', 'TimewiseScaling', 'fit_timewise_scaling', 'Compensation',
+           'correction_size']
 
 # %% ../nbs/08_compensation.ipynb #27de84b1
 #| code-fold: true
@@ -392,16 +393,25 @@ def save_module(
     networks.save(folder, module, {**module.card, "network": about, **more})
 
 
+def module_folder(
+    folder: str | Path,  # of a module, or the name of a shipped one
+) -> Path:
+    "Where a module lies; FileNotFoundError if there is none."
+    place = networks.checkpoint_folder(folder)
+    found = (place / "card.json").is_file()
+    allowed = "the folder of a compensation module, with card.json"
+    require(found, "module", str(folder), allowed, FileNotFoundError)
+    return place
+
+
 def load_module(
     folder: str | Path,  # written by `save_module` or a `Trainer`; or the name of a shipped one
     denoiser=None,  # the network it shall serve; None: not compared
     device: str | None = "cpu",  # None: the best there is
 ) -> nn.Module:
     "A trained module; ValueError if damaged, or for another process, size of picture or network."
-    folder = networks.checkpoint_folder(folder)
+    folder = module_folder(folder)
     allowed = "the folder of a compensation module"
-    found = (folder / "card.json").is_file()
-    require(found, "module", str(folder), f"{allowed}, with card.json", FileNotFoundError)
     card = networks.read_card(folder)
     kind = card["network"].get("kind")
     made = MODULE_KINDS.get(kind)

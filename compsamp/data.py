@@ -10,6 +10,7 @@ __all__ = ['FASHION', 'FASHION_FILES', 'FASHION_FOLDERS', 'CELEBA_SIZE', 'UNREAD
 import difflib
 import gzip
 import hashlib
+import io
 import pickle
 import struct
 import zipfile
@@ -337,7 +338,9 @@ UNREADABLE = (
 
 def arrays_promised(path: str | Path) -> int | None:
     "How many arrays the last 22 bytes of a zip file speak of; None where they say nothing."
-    end = Path(path).read_bytes()[-22:]
+    with open(path, "rb") as file:
+        file.seek(-min(22, Path(path).stat().st_size), io.SEEK_END)
+        end = file.read()
     return int.from_bytes(end[10:12], "little") if end.startswith(b"PK\5\6") else None
 
 

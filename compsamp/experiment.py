@@ -123,7 +123,9 @@ def require_output(path: str | Path, argument: str = "out", endings: tuple = ())
 LIMITS = {  # least and largest value of what several commands ask for
     "n": (128, 1_000_000),
     "nfe": (1, 10_000),
+    "seed": (0, 2**63 - 1),
     "seeds": (0, 2**63 - 1),
+    "measure": (128, 1_000_000),
     "steps": (1, 100_000_000),
     "batch": (1, 1_000_000),
     "warmup": (0, 100_000_000),
@@ -135,12 +137,12 @@ LIMITS = {  # least and largest value of what several commands ask for
 
 def require_within(settings: dict, *names: str, **limits):
     """ValueError where a setting, or an entry of a list of them, lies outside its limits: those of
-    `LIMITS` for `names`, or (least, largest)."""
+    `LIMITS` for `names`, or (least, largest). None is what nobody asked for."""
     for name, (low, high) in ({name: LIMITS[name] for name in names} | limits).items():
         values = settings[name]
         for value in values if isinstance(values, (list, tuple)) else [values]:
-            allowed = f"at least {low:g}" if value < low else f"at least {low:g}, at most {high:g}"
-            require(low <= value <= high, name, value, allowed)
+            within = value is None or low <= value <= high
+            require(within, name, value, f"at least {low:g}, at most {high:g}")
 
 # %% ../nbs/21_experiment.ipynb #d645a6bd
 def compile_network(denoiser):

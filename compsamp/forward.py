@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .core import LARGEST, affine, f64, mix, per_sample, require
+from .core import LARGEST, affine, f64, mix, per_sample, require, require_size
 
 # %% ../nbs/01_forward.ipynb #d9a50cbf
 class Equation:
@@ -293,8 +293,7 @@ class VP(BetaSDE):
     beta_max: float = 20.0  # rate at t = 1, >= beta_min
 
     def __post_init__(self):
-        allowed = f"a rate above 0, at most {LARGEST:g}"
-        require(0 < self.beta_min <= LARGEST, "beta_min", self.beta_min, allowed)
+        require_size("beta_min", self.beta_min)
         allowed = f"from beta_min = {self.beta_min} to {LARGEST:g}"
         require(self.beta_min <= self.beta_max <= LARGEST, "beta_max", self.beta_max, allowed)
 
@@ -343,8 +342,7 @@ class CosineVP(BetaSDE):
     T: float = 0.9946  # in (0, 1)
 
     def __post_init__(self):
-        allowed = f"from 0 to {LARGEST:g}"
-        require(0 <= self.offset <= LARGEST, "offset", self.offset, allowed)
+        require_size("offset", self.offset, zero=True)
         require(0 < self.T < 1, "T", self.T, "in (0, 1): beta is infinite at 1")
 
     @property
@@ -394,8 +392,7 @@ class VE(DriftFree):
     sigma_max: float = 50.0  # > sigma_min
 
     def __post_init__(self):
-        allowed = f"a standard deviation above 0, at most {LARGEST:g}"
-        require(0 < self.sigma_min <= LARGEST, "sigma_min", self.sigma_min, allowed)
+        require_size("sigma_min", self.sigma_min)
         allowed = f"above sigma_min = {self.sigma_min}, at most {LARGEST:g}"
         require(self.sigma_min < self.sigma_max <= LARGEST, "sigma_max", self.sigma_max, allowed)
 
@@ -426,7 +423,7 @@ class EDM(DriftFree):
     eps: float = 0.002  # the smallest, in (0, T)
 
     def __post_init__(self):
-        require(0 < self.T <= LARGEST, "T", self.T, f"above 0, at most {LARGEST:g}")
+        require_size("T", self.T)
         require(0 < self.eps < self.T, "eps", self.eps, f"in (0, T = {self.T})")
 
     def diffusion2(self, t: Tensor) -> Tensor:

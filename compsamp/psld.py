@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .core import LARGEST, affine, f64, mix, records, require
+from .core import LARGEST, affine, f64, mix, records, require, require_size
 from .forward import LinearSDE, NoisePredictor, cholesky, ordered_times
 from .sampling import Sampler, check_grid, drift_terms
 from .training import Epsilon
@@ -79,15 +79,13 @@ class PSLD(LinearSDE):
     k = 2
 
     def __post_init__(self):
-        require(0 <= self.gamma <= LARGEST, "gamma", self.gamma, f"from 0 to {LARGEST:g}")
+        require_size("gamma", self.gamma, zero=True)
         allowed = f"above gamma = {self.gamma}, at most {LARGEST:g}"
         require(self.gamma < self.nu <= LARGEST, "nu", self.nu, allowed)
         for name in ("beta", "kappa"):
-            value = getattr(self, name)
-            require(0 < value <= LARGEST, name, value, f"above 0, at most {LARGEST:g}")
-        given = self.beta_max
-        rate_ok = given is None or (given is not True and 0 < given <= LARGEST)
-        require(rate_ok, "beta_max", self.beta_max, "above 0, or None for a constant rate")
+            require_size(name, getattr(self, name))
+        if self.beta_max is not None:  # None: a constant rate
+            require_size("beta_max", self.beta_max)
         mass_ok = self.mass is None or math.isclose(self.mass, self.M, rel_tol=1e-9)
         allowed = f"4/(nu - gamma)^2 = {self.M:.6g}, or None: critical damping"
         require(mass_ok, "mass", self.mass, allowed)

@@ -35,6 +35,7 @@ from compsamp.core import (
     mix,
     records,
     require,
+    require_size,
 )
 from .forward import LinearSDE, NoisePredictor, cholesky
 
@@ -716,8 +717,12 @@ def sample(
 
     for _ in progress_bar(all_steps(), -(-n // batch) * (route.steps() + bool(denoise)), progress):
         pass
-    x = require_finite(torch.cat(ends))
-    return Samples(x, calls, time.perf_counter() - began, [torch.cat(v) for v in kept.values()])
+    return Samples(
+        require_finite(torch.cat(ends)),
+        calls,
+        time.perf_counter() - began,
+        [torch.cat(v) for v in kept.values()],
+    )
 
 # %% ../nbs/07_sampling.ipynb #d4eaf04f
 @dataclass(frozen=True)
@@ -942,10 +947,8 @@ class EDMHeun(Sampler):
     k: ClassVar[int] = 1
 
     def __post_init__(self):
-        some = 0 <= as_real("s_churn", self.s_churn) <= LARGEST
-        require(some, "s_churn", self.s_churn, f"from 0 to {LARGEST:g}")
-        above = 0 < as_real("s_noise", self.s_noise) <= LARGEST
-        require(above, "s_noise", self.s_noise, f"above 0, at most {LARGEST:g}")
+        require_size("s_churn", as_real("s_churn", self.s_churn), zero=True)
+        require_size("s_noise", as_real("s_noise", self.s_noise))
         require_range(self.s_min, self.s_max)
 
     @property

@@ -20,7 +20,7 @@ from compsamp.conjugate import (
     damping_matrix,
     v_parametrisation,
 )
-from .core import LARGEST, affine, f64, mix, records, require
+from .core import affine, f64, mix, records, require, require_size
 from .psld import PSLD
 from .sampling import Sampler
 
@@ -170,7 +170,7 @@ def check_splitting(
 ):
     "ValueError for a setting out of range, or one that word or letters do not use."
     word, lam_s = sampler.word, sampler.lam_s
-    require(0 <= lam_s <= LARGEST, "lam_s", lam_s, f"from 0 to {LARGEST:g}")
+    require_size("lam_s", lam_s, zero=True)
     require(lam_s == 1 or "O" in word, "lam_s", lam_s, f"1: there is no O in {word}")
     check_damping(sampler)
     for name, usual in (("lam", 0), ("freeze", "eps")):

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from . import data, forward, networks
 from compsamp.core import (
-    LARGEST,
     check_output,
     is_count,
     mix,
     per_sample,
     pick_device,
     require,
+    require_size,
     save_png,
     write_sealed,
 )
@@ -155,8 +155,7 @@ class Preconditioned(Epsilon):
     def __post_init__(self):
         require(abs(self.mean) <= 100, "mean", self.mean, "from -100 to 100")
         require(0 < self.std <= 100, "std", self.std, "above 0, at most 100")
-        allowed = f"above 0, at most {LARGEST:g}"
-        require(0 < self.sigma_data <= LARGEST, "sigma_data", self.sigma_data, allowed)
+        require_size("sigma_data", self.sigma_data)
 
     def training_times(self, process, u):
         "Times at which the noise-to-signal ratio is log-normal, within the process's range."
@@ -275,8 +274,7 @@ def check_recipe(
         value, least = recipe[name], int(name in ("steps", "decay"))
         most = 2**63 - 1 if name == "seed" else 10**8
         ok = is_count(value) and least <= value <= most
-        allowed = f"a whole number, at least {least}, at most {most:g}"
-        require(ok, name, value, allowed)
+        require(ok, name, value, f"a whole number, at least {least}, at most {most:g}")
     lr = recipe["lr"]
     require(math.isfinite(lr) and lr > 0, "lr", lr, "above 0")
     require(recipe["clip"] > 0, "clip", recipe["clip"], "above 0")

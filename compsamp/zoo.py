@@ -7,6 +7,7 @@ __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings
            'load_guide', 'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
+import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -115,6 +116,9 @@ def look_up(
 
 def fit_type(value, kind, argument: str, said: str):
     "A typed value as the type of its field; ValueError if it is of another kind."
+    options = typing.get_args(kind)
+    if type(None) in options and value is not None:  # float | None: what is given is a float
+        kind = next(option for option in options if option is not type(None))
     if kind is float and type(value) is int:
         return float(value)
     if kind is str and not isinstance(value, bool):

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from marked import replaced
+
 ROOT = Path(__file__).resolve().parent.parent
 WORDS, CELLS, EXERCISES = 2000, 40, 3
 KILOBYTES = 700
@@ -110,9 +112,7 @@ def table() -> str:
 
 def rewritten(text: str) -> str:
     "CONTRIBUTING.md with the present table."
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END, 1)
-    return head + BEGIN + "\n" + table() + "\n" + END + tail
+    return replaced(text, BEGIN, END, f"\n{table()}\n")
 
 
 def main() -> int:

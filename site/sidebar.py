@@ -9,6 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+from marked import replaced
+
 ROOT = Path(__file__).resolve().parent.parent
 COURSE = {  # section -> first and last number
     "The frame": (1, 7),
@@ -85,9 +87,7 @@ def sidebar() -> str:
 
 def rewritten(config: str) -> str:
     "_quarto.yml with the sidebar as it should be."
-    head, rest = config.split(BEGIN)
-    _, tail = rest.split(END, 1)
-    return head + BEGIN + sidebar() + END + tail
+    return replaced(config, BEGIN, END, sidebar())
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 """Five verdicts of the ledger for the README: `python site/verdicts.py [--write]`."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from marked import replaced
 
 from compsamp.lab.claims import claims_ledger
 
@@ -24,20 +25,17 @@ def table() -> str:
     for name in CHOSEN:
         row = next(row for row in rows if row["claim"].startswith(name))
         said = row["published"] or "no figure"
-        link = row["link"] if row["link"].startswith("nbs/") else f"nbs/{row['link']}"
-        claim = f"{row['paper']}: [{row['claim']}]({link})"
+        claim = f"{row['paper']}: [{row['claim']}](nbs/{row['link']})"
         lines.append(f"| {claim} | {said} | {row['measured']} | {row['verdict']} |")
     return "\n".join(lines) + "\n"
 
 
 def rewritten(text: str) -> str:
     "README.md with the present table."
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END, 1)
-    return head + BEGIN + "\n" + table() + "\n" + END + tail
+    return replaced(text, BEGIN, END, f"\n{table()}\n")
 
 
-def main() -> int:
+def main():
     "The command."
     parser = argparse.ArgumentParser(description="Five verdicts of the ledger.")
     parser.add_argument("--write", action="store_true", help="put them in README.md")
@@ -46,8 +44,7 @@ def main() -> int:
         path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         print(table())
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -50,7 +50,7 @@ RAW = (flip_bit, cut, blank_a_part, append, repeat_a_part)
 VALUES = (None, -1, 0, 1e300, 10**9, "x", [], {}, True, [1, 2, 3])
 
 
-def entries(content, place=()) -> list:
+def entries(content) -> list:
     "(container, key) of every entry of a JSON document."
     found = []
     pairs = content.items() if isinstance(content, dict) else enumerate(content)
@@ -75,11 +75,12 @@ def drop_an_entry(path: Path, dice: random.Random):
     path.write_text(json.dumps(content))
 
 
+JSON_TOO = (*RAW, change_an_entry, drop_an_entry, change_an_entry)
+
+
 def harm(path: Path, dice: random.Random):
     "One damage of a random kind."
-    ways = (
-        [*RAW, change_an_entry, drop_an_entry, change_an_entry] if path.suffix == ".json" else RAW
-    )
+    ways = JSON_TOO if path.suffix == ".json" else RAW
     dice.choice(ways)(path, dice)
 
 
@@ -137,8 +138,6 @@ def small_run() -> training.Trainer:
 
 
 def write_network(folder):
-    shutil.copytree(networks.asset_path("weights", "fashion-guide-vp"), folder / "unused")
-    shutil.rmtree(folder / "unused")
     torch.manual_seed(0)
     net = networks.UNet(1, 8, (1,), 1, (), 2)
     with torch.no_grad():

@@ -191,8 +191,8 @@ def test_load():
     import compsamp
     from compsamp.networks import Denoiser
 
-    denoiser = compsamp.load("fashion-vp-small")
+    denoiser = compsamp.load("fashion-vp")
     assert isinstance(denoiser, Denoiser) and tuple(denoiser.shape) == (1, 28, 28)
     assert not denoiser.network.training
-    with pytest.raises((ValueError, FileNotFoundError), match="fashion-vp-small"):
+    with pytest.raises((ValueError, FileNotFoundError), match="fashion-vp"):
         compsamp.load("no-such-network")

@@ -109,7 +109,16 @@ TAKEN = {  # large and right: a seed is any number, a batch of more pictures tha
     ("eval_every", HUGE),
     ("folder", "x.exe"),
     ("out", "x.exe"),
-    ("measure", HUGE),
+}
+
+
+NAMED = {  # what the message speaks of, where it is not the option's own name
+    "rows": "sampler",
+    "samplers": "sampler",
+    "arms": "arm",
+    "strengths": "strength",
+    "init": "checkpoint",
+    "network": "checkpoint",
 }
 
 
@@ -140,6 +149,9 @@ def test_a_wrong_option_is_refused_in_one_line(command, tmp_path, monkeypatch):
         last = said.getvalue().strip().splitlines()[-1]
         assert code == 2, (words, last)
         assert value in last, (words, last)
+        name = option.replace("_", "-")
+        said_so = any(word in last for word in (option, name, NAMED.get(option, option)))
+        assert said_so, (words, last)
         assert "Traceback" not in said.getvalue(), words
         assert took < SECONDS, (words, took)
         assert not list(tmp_path.iterdir()), words

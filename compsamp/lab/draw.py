@@ -81,10 +81,8 @@ def check_drawing(spec, steps, nfe, n, seed, batch, label):
         not both, "steps, nfe", (steps, nfe), "one of the two; --steps is not allowed with --nfe"
     )
     asked = {"steps": steps, "nfe": nfe, "n": n, "batch": batch, "seed": seed}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    most = {"steps": 10**6, "nfe": 10**6, "n": 10**7, "batch": 10**15}
-    bounds = {name: (1, most[name]) for name in asked if name != "seed"}
-    require_within(asked, seed=(0, 2**63 - 1), **bounds)
+    many = (1, 10**6)
+    require_within(asked, "seed", steps=many, nfe=many, n=(1, 10**7), batch=(1, 10**15))
     weighted = spec.guidance is not None and spec.guidance != 1
     require(bool(label) or not weighted, "guidance", spec.guidance, "1 without a label")
 

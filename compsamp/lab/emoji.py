@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics, networks, zoo
-from ..core import check_output, f64, require
+from ..core import atomic, check_output, f64, require
 from ..data import read_arrays
 from compsamp.experiment import (
     Results,
@@ -114,11 +114,12 @@ def save_reference(
     flat = (pictures[seen].double() / 127.5 - 1).flatten(1)
     centre = flat.mean(0).half()
     basis = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:DIRECTIONS].half()
-    features = (flat - centre.double()) @ basis.double().mT
+    features = emoji_features(flat, {"centre": centre, "basis": basis})
     arrays = {"pictures": pictures[unseen], "labels": labels[unseen], "centre": centre}
     arrays |= {"basis": basis, "mean": features.mean(0), "cov": features.T.cov()}
     arrays["n"] = torch.tensor(len(seen))
-    np.savez_compressed(path, **{name: value.numpy() for name, value in arrays.items()})
+    with atomic(path) as part, open(part, "wb") as file:
+        np.savez_compressed(file, **{name: value.numpy() for name, value in arrays.items()})
 
 
 def emoji_reference(path: str | Path = EMOJI_FILE) -> dict:

@@ -128,16 +128,14 @@ def restoring_network(settings: dict, conditional: bool):
 def check_one(settings: dict):
     "ValueError for settings of one restoration that cannot be, before anything is read."
     s = settings
-    require_within(s, "nfe", n=(1, 100_000), seed=(0, 2**63 - 1))
+    require_within(s, "nfe", "seed", n=(1, 100_000))
     pick_device(s["device"])
     if s["sampler"]:
         zoo.parse_sampler(s["sampler"])
     if s["checkpoint"]:
         networks.read_card(networks.checkpoint_folder(s["checkpoint"]))
     if s["module"]:
-        allowed = "the folder of a compensation module, with card.json"
-        there = (Path(s["module"]) / "card.json").is_file()
-        require(there, "module", str(s["module"]), allowed, FileNotFoundError)
+        compensation.module_folder(s["module"])
     compensation.check_strength(s["strength"])
     conditional = s["method"] == "conditional"
     allowed = "0 unless the method is conditional"
@@ -151,7 +149,7 @@ def measure_inpainting(settings: dict):
     """Damage of all kinds in turn, every method at one budget with the same seeds, into a results
     file."""
     n = settings["measure"]
-    require(n >= 128, "measure", n, "at least 128 pictures")
+    require_within(settings, "measure")
     require_output(settings["out"], "out", (".json",))
     truth = data.to_model(data.fashion("test")[0][:n])
     names = ("measure", "nfe")

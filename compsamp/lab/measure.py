@@ -140,8 +140,8 @@ def demo(
     measure: int | None = None,  # measure afresh, with so many pictures per sampler
 ):
     "Draw the same 64 seeds with three samplers at equal cost, and say how good they are."
-    require_within({"nfe": nfe, "seed": seed}, "nfe", seed=(0, 2**63 - 1))
-    require_within({"measure": 128 if measure is None else measure}, measure=(128, 10**6))
+    asked = {"nfe": nfe, "seed": seed, "measure": measure}
+    require_within(asked, *asked)
     require_output(out, "out", (".png",))
     if json is not None:
         require_output(json, "json", (".json",))
