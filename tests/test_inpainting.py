@@ -603,3 +603,10 @@ def test_faces(tmp_path):
     distance, index = inpainting.nearest_pictures(x[[7, 30]].float() + 0.25, x.float())
     assert torch.equal(x[index], x[[7, 30]])
     assert torch.allclose(distance, torch.full((2,), 0.25, dtype=torch.float64))
+
+
+def test_a_shipped_module_is_taken_by_its_name(capsys):
+    assert commands.run_inpaint(["--module", "fashion-inpaint-module"]) == 2
+    assert "image, mask" in capsys.readouterr().err  # all that is missing
+    assert commands.run_inpaint(["--module", "nowhere"]) == 2
+    assert "module = 'nowhere'" in capsys.readouterr().err
