@@ -683,16 +683,16 @@ def loss_figure(trainer: Trainer, x: Tensor | None = None):
     "Loss against step (thin), its running mean (thick), and samples `x`; the matplotlib figure."
     import matplotlib.pyplot as plt
 
-    from compsamp.core import show
+    from compsamp.core import BLUE, RED, show
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.6), layout="constrained")
     losses = np.array(trainer.losses)
     count = max(1, len(losses) // 40)
     steps = trainer.done - len(losses) + 1 + np.arange(len(losses))
-    left.plot(steps, losses, lw=0.5, alpha=0.5, color="#0072B2")
+    left.plot(steps, losses, lw=0.5, alpha=0.5, color=BLUE)
     if len(losses) >= count:
         mean = np.convolve(losses, np.ones(count) / count, "valid")
-        left.plot(steps[count - 1 :], mean, lw=1.5, color="#D55E00")
+        left.plot(steps[count - 1 :], mean, lw=1.5, color=RED)
     left.set(xlim=(0, trainer.hyper["steps"]), yscale="log", xlabel="step", ylabel="loss")
     right.set_axis_off()
     if x is not None:
