@@ -49,7 +49,7 @@ class Skip:
         return (f64(t) - self.length).clamp(min=least)
 
     def ratio(self, t) -> Tensor:
-        """C = Psi^-1 chol Sigma of the step from r to t, `(..., k, k)`: noise gathered in it, in
+        """c = Psi^-1 chol Sigma of the step from r to t, `(..., k, k)`: noise gathered in it, in
         units of z_r (eq. 4)."""
         t = self.process.checked(t, zero=False)
         psi, sigma = self.process.transition(t, self.start(t))
@@ -83,11 +83,11 @@ def kappa(
     check_weights(variant, tau, 0.0)
     if variant == "consistent":
         return identity.expand(*t.shape, process.k, process.k).clone()
-    C = look_back.ratio(t)
-    wanted = tau * identity.expand_as(C)
+    c = look_back.ratio(t)
+    wanted = tau * identity.expand_as(c)
     if variant == "shared":
-        wanted = wanted + (1 - tau) * C.mT
-    factor = torch.linalg.solve(tau * identity + (1 - tau) * C.mT @ C, wanted)
+        wanted = wanted + (1 - tau) * c.mT
+    factor = torch.linalg.solve(tau * identity + (1 - tau) * c.mT @ c, wanted)
     return torch.where(look_back.on(t)[..., None, None], factor, identity)
 
 # %% ../nbs/09_skipstep.ipynb #cc998178
@@ -115,12 +115,12 @@ class SkipStep(Epsilon):
         z, noise = self.pair(process, x0, t, dice)
         answer = net(z, networks.network_time(net, t, x0), labels).float()
         second = noise if self.variant == "shared" else dice.normal(noise.shape)
-        # a network that answers for the momentum alone is given the momentum's corner of C
+        # a network that answers for the momentum alone is given the momentum's corner of c
         channels = answer.shape[1]
         blocks = channels // x0.shape[1]
-        C = look_back.ratio(t)[:, -blocks:, -blocks:]
+        c = look_back.ratio(t)[:, -blocks:, -blocks:]
         plain = (answer - noise[:, -channels:]).square()
-        ahead = (mix(C, answer) - second[:, -channels:]).square()
+        ahead = (mix(c, answer) - second[:, -channels:]).square()
         weight = per_sample(torch.where(look_back.on(t), self.tau, 1.0), x0)
         return (weight * plain + (1 - weight) * ahead).mean()
 
