@@ -17,6 +17,8 @@ from torch import Tensor
 from .core import LARGEST, affine, f64, mix, per_sample, require, require_size
 
 # %% ../nbs/01_forward.ipynb #d9a50cbf
+#| code-fold: true
+#| code-summary: "Equation: dz = F z dt + G dw, and which times are allowed"
 class Equation:
     "dz = F(t) z dt + G(t) dw on k blocks, t in [0, T]; sampling ends at `eps` > 0."
 
@@ -108,6 +110,8 @@ def mean_state(
     return torch.cat([x0 * factor for factor in factors], 1)
 
 # %% ../nbs/01_forward.ipynb #c3d606da
+#| code-fold: true
+#| code-summary: "Clock: the noise-to-signal ratio and its inverse"
 class Clock:
     "The noise-to-signal ratio as a clock that all processes share."
 
@@ -143,6 +147,8 @@ class Clock:
         return (low + high) / 2
 
 # %% ../nbs/01_forward.ipynb #c259d8c7
+#| code-fold: true
+#| code-summary: "LinearSDE: what follows from the transition"
 class LinearSDE(Clock, Equation):
     "A process: the equation, its moments (integrated, unless a subclass knows them), what follows."
 
@@ -216,6 +222,8 @@ class LinearSDE(Clock, Equation):
         return mix(self.factor(t) @ torch.linalg.inv(self.factor(self.T)), prior)
 
 # %% ../nbs/01_forward.ipynb #c2f31fb3
+#| code-fold: true
+#| code-summary: "ScalarSDE: k = 1, from four functions of time"
 class ScalarSDE(LinearSDE):
     "A process with k = 1, given by four scalar functions of float64 time."
 
@@ -334,6 +342,8 @@ class SubVP(VP):
         return self.time_of_integral(2 * torch.asinh(rho / 2))
 
 # %% ../nbs/01_forward.ipynb #93b31a43
+#| code-fold: true
+#| code-summary: "CosineVP"
 @dataclass(frozen=True)
 class CosineVP(BetaSDE):
     "Variance preserving with the cosine signal (Nichol and Dhariwal 2021, Eq. 17)."
@@ -461,6 +471,8 @@ def discrete_betas(
     return process.var(t, torch.cat([t.new_zeros(1), t[:-1]]))
 
 # %% ../nbs/01_forward.ipynb #3afdf56b
+#| code-fold: true
+#| code-summary: "NoisePredictor: eps, score and x0 from one method, predict, and a counter"
 class NoisePredictor:
     "Predicts the noise of a process; gives eps, score, x0, and counts evaluations in `nfe`."
 

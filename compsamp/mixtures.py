@@ -5,6 +5,8 @@ __all__ = ['check_mixture', 'GaussianMixture', 'ring', 'block_inverse', 'compone
            'fourier_field', 'state_scale', 'PerturbedDenoiser']
 
 # %% ../nbs/02_mixtures.ipynb #914385c4
+#| code-fold: true
+#| code-summary: "imports of the module"
 import math
 
 import torch
@@ -14,6 +16,8 @@ from .core import blocks, f64, require
 from .forward import LinearSDE, NoisePredictor
 
 # %% ../nbs/02_mixtures.ipynb #9a88ade0
+#| code-fold: true
+#| code-summary: "check_mixture: do the three arrays make a density?"
 def check_mixture(
     means: Tensor,  # `(n, d)`
     covs: Tensor,  # `(n, d, d)`, symmetric, positive definite
@@ -96,6 +100,8 @@ def ring(
     return GaussianMixture(radius * outward, radial_part + tangential_part)
 
 # %% ../nbs/02_mixtures.ipynb #16bdc03c
+#| code-fold: true
+#| code-summary: "block_inverse: inverse and determinant of (3), for k blocks"
 def block_inverse(
     V: Tensor,  # symmetric matrices `(..., k, k, n, d)`, the matrix axes in front
 ):
@@ -114,6 +120,8 @@ def block_inverse(
     return inverse, torch.where(sign > 0, logabs, -math.inf)
 
 # %% ../nbs/02_mixtures.ipynb #3bd29de9
+#| code-fold: true
+#| code-summary: "component_laws: what (2) to (4) need at one time"
 def component_laws(
     mixture: GaussianMixture,
     process: LinearSDE,
@@ -133,6 +141,8 @@ def component_laws(
     return mu * own_basis, precision, lognorm
 
 # %% ../nbs/02_mixtures.ipynb #9d57d2cf
+#| code-fold: true
+#| code-summary: "remembered: a small table by time"
 def remembered(
     table: dict,  # what is known so far, at most 512 entries
     t,  # one time, or times `(B,)`, which are computed afresh
