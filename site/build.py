@@ -71,12 +71,25 @@ def stage_config(
     return cfg
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET_TEXT = "*In JupyterLab a slider or menu stands here.*"
+
+
+def say_where_widgets_are(nb):
+    "A page cannot show a live widget: one line of text in place of its printed form."
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if WIDGET in output.get("data", {}):
+                output["data"] = {"text/markdown": [WIDGET_TEXT]}
+
+
 def stage_notebook(src: Path, dst: Path):
     "A notebook through the filters that `ipynb-filters: [nbdev_filter]` means to Quarto."
     from execnb.nbio import read_nb, write_nb
     from nbdev.processors import FilterDefaults
 
     nb = read_nb(src)
+    say_where_widgets_are(nb)
     with contextlib.chdir(ROOT):  # it reads settings.ini from where it stands
         FilterDefaults()(nb)
     write_nb(nb, dst)

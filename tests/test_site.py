@@ -231,6 +231,26 @@ def test_pages_are_light(site):
     assert {name: size for name, size in sizes.items() if size >= PAGE_BYTES} == {}
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_widget_is_a_line_of_text(path, site):
+    "Not its printed form, which means nothing to a reader."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    kinds = [kind for c in cells for o in c.get("outputs", []) for kind in o.get("data", {})]
+    widgets = kinds.count("application/vnd.jupyter.widget-view+json")
+    out, _ = site
+    text = (out / f"nbs/{path.stem}.html").read_text(encoding="utf-8")
+    assert text.count("In JupyterLab a slider or menu stands here") == widgets
+    assert not re.search(r"(interactive|[VH]Box|Output)\(\w*=?\(?(children|\))", text)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_summaries_of_folds_hold_no_backticks(path):
+    "One would end the marker in the page, and the rest of the cell becomes text."
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for line in cell["source"]:
+            assert not (line.startswith("#| code-summary") and "`" in line), line
+
+
 def test_exported_code_is_shown(site):
     out, _ = site
     text = re.sub(r"<[^>]+>", "", (out / "nbs/01_forward.html").read_text(encoding="utf-8"))
