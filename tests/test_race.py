@@ -14,7 +14,7 @@ from compsamp.compensation import Compensated, load_module
 from compsamp.core import Noise
 from compsamp.experiment import Results, command_parser, generate, run_command, spell_command
 from compsamp.forward import EDM, VP
-from compsamp.lab import claims, peers, race
+from compsamp.lab import claims, measure, peers, race
 from compsamp.lab.peers import PEERS, draw_row, not_installed, parse_row
 from compsamp.sampling import DDIM, states
 from compsamp.zoo import SamplingSpec
@@ -409,6 +409,21 @@ def test_shipped_results_are_of_the_one_format():
         for cell in held["cells"]:
             assert peers.row_facts(cell["row"]).items() <= cell.items()
     networks.read_card(networks.checkpoint_folder(held["setup"]["network"]))
+
+
+def test_the_floor_is_drawn_as_the_pictures_are():
+    "Real pictures with classes in turn lie nearer than those with classes at random."
+    setup = {"n": 500, "against": "test", "labels": "in turn"}
+    in_turn, random = race.race_floor(setup), race.race_floor(setup | {"labels": "none"})
+    assert in_turn == measure.real_floor(setup)
+    assert 0.08 < in_turn < 0.14 < 0.18 < random < 0.26
+    assert race.race_floor(setup | {"n": 20_000}) < in_turn
+
+
+def test_the_page_of_advice_has_the_tuned_rows():
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    for record in race.RACE_SETTINGS["tuned"]:
+        assert f"`{record['ours']}`" in advice, record
 
 
 # ---- the ledger

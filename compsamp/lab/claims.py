@@ -275,13 +275,9 @@ def verdict_of(claim: dict, found: dict) -> str:
         return "open"
     if "falling" in found:
         every = found["falling"] == total
-        return (
-            "reproduced"
-            if every
-            else "partly"
-            if 2 * found["falling"] > total
-            else "not reproduced"
-        )
+        if every:
+            return "reproduced"
+        return "partly" if 2 * found["falling"] > total else "not reproduced"
     if found.get("missed", 0):
         return "not reproduced"
     interval = Interval(found["ratio"], found["low"], found["high"], found["seeds"])

@@ -72,11 +72,7 @@ def read_peers(path: str | Path = PEERS_FILE) -> tuple:
 PEERS, INSTALL_COMMANDS = read_peers()
 
 # %% ../../nbs/lab_peers.ipynb #0f9a5527
-PEER_GRIDS = (
-    "uniform",
-    "karras",
-    "exponential",
-)  # 'uniform' is the package's own default
+PEER_GRIDS = ("uniform", "karras", "exponential")  # 'uniform': the package's own default
 
 
 @dataclass(frozen=True)
