@@ -329,7 +329,7 @@ class Parametrised(nn.Module):
 def preconditioning(
     mu: Tensor,  # mean factors `(B, k)`
     C: Tensor,  # covariance given x0 `(B, k, k)`
-    d: float = 1.0,  # standard deviation of the data, > 0
+    d: float = 1.0,  # standard deviation sigma_d of the data, > 0
 ):
     "K, w and c of Eq. 5b: the noise of Gaussian data is K z + w v, v of unit variance, c z too."
     L = cholesky(C)
@@ -358,7 +358,7 @@ class PredictV(Parametrised):
 
 # %% ../nbs/04_networks.ipynb #c532e180
 class PredictEDM(Parametrised):
-    "EDM preconditioning (Karras et al. 2022, Table 1); for any k, with r = 1/|u|."
+    "EDM preconditioning (Karras et al. 2022, Table 1); for any k, with rho = 1/|u|."
 
     def __init__(
         self,
@@ -376,7 +376,7 @@ class PredictEDM(Parametrised):
         return K, -w, c
 
     def clock(self, t, mu, C):
-        "250 ln r."
+        "250 ln rho."
         u = torch.linalg.solve_triangular(cholesky(C), mu[:, :, None], upper=False)
         return -125 * u.square().sum((1, 2)).log()
 
@@ -548,24 +548,28 @@ def check_labels(labels, network, device):
     return class_numbers(labels, classes).to(device)
 
 
-def guided_noise(d: Denoiser, z: Tensor, s: Tensor) -> Tensor:
+def guided_noise(
+    d: Denoiser,
+    z: Tensor,
+    t1000: Tensor,  # as from `network_time`
+) -> Tensor:
     "What the network says with the denoiser's labels and guidance: one call (Eq. 9)."
     if getattr(d.network, "training", False):
         d.network.eval()  # dropout would make every answer another one
 
-    def call(z, s, labels):
+    def call(z, t1000, labels):
         if not d.amp:
-            return d.network(z, s, labels)
+            return d.network(z, t1000, labels)
         with torch.autocast(z.device.type, torch.bfloat16):
-            return d.network(z, s, labels).to(z.dtype)
+            return d.network(z, t1000, labels).to(z.dtype)
 
     if d.labels is None or d.guidance == 0:
-        return call(z, s, None)
+        return call(z, t1000, None)
     require(len(d.labels) == len(z), "labels", len(d.labels), f"one per sample, {len(z)}")
     if d.guidance == 1:
-        return call(z, s, d.labels)
+        return call(z, t1000, d.labels)
     none = torch.full_like(d.labels, d.network.classes)
-    both = call(torch.cat([z, z]), torch.cat([s, s]), torch.cat([none, d.labels]))
+    both = call(torch.cat([z, z]), torch.cat([t1000, t1000]), torch.cat([none, d.labels]))
     without, with_label = both.chunk(2)
     return torch.lerp(without, with_label, float(d.guidance))
 
@@ -581,6 +585,8 @@ def clipped_noise(d: Denoiser, z: Tensor, e: Tensor, t) -> Tensor:
     return (z - place(mu[..., 0]) * x) / place(C[..., 0, 0].sqrt())
 
 # %% ../nbs/04_networks.ipynb #ba20d8a6
+#| code-fold: true
+#| code-summary: "process_card, network_card: what a card says"
 def process_card(process: LinearSDE) -> dict:
     "A process as plain numbers for a card."
     settings = [name for name, field in process.__dataclass_fields__.items() if field.init]
