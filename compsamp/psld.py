@@ -53,11 +53,11 @@ def critical_kernel(
     nu: float,  # friction on the momentum
 ):  # Psi and Sigma, each `(..., 2, 2)`
     "Mean matrix and covariance at critical damping: Eq. 6 and 7."
-    lam, delta = (gamma + nu) / 2, (nu - gamma) / 2
-    y = lam * b
+    mean_friction, delta = (gamma + nu) / 2, (nu - gamma) / 2
+    y = mean_friction * b
     decay = torch.exp(-y)
-    N = f64([[delta, delta * delta], [-1.0, -delta]])
-    series = torch.eye(2, dtype=torch.float64) + b[..., None, None] / 2 * N
+    nilpotent = f64([[delta, delta * delta], [-1.0, -delta]])  # its square is 0
+    series = torch.eye(2, dtype=torch.float64) + b[..., None, None] / 2 * nilpotent
     psi = torch.exp(-y / 2)[..., None, None] * series
     xx = decay * (phi3(y) + gamma * b + gamma * nu * b * b / 2)
     xm = decay * delta * b * b / 2
