@@ -499,6 +499,8 @@ class FlowConvention(Convention):
         return f64(sigmas).clamp(max=self.process.T)
 
 # %% ../nbs/16_interop.ipynb #3b9885f3
+#| code-fold: true
+#| code-summary: "which scheduler speaks in which way"
 PREDICTION_TYPES = dict(epsilon="eps", sample="x0", v_prediction="v")
 TABLE_SCHEDULERS = (
     "DDIMScheduler DDIMParallelScheduler DDPMScheduler DDPMParallelScheduler PNDMScheduler "
@@ -698,6 +700,8 @@ def parts_of_folder(
     return network, scheduler
 
 # %% ../nbs/16_interop.ipynb #adapt001
+#| code-fold: true
+#| code-summary: "adapters: Flux, models called by keywords, shapes and classes"
 class PackedTransformer(nn.Module):
     "A transformer on rows of 2x2 patches (Flux), seen as one that takes latents `(B, C, H, W)`."
 
@@ -892,6 +896,8 @@ def scheduler_grid(
     return check_grid(times, convention.process), to_zero
 
 # %% ../nbs/16_interop.ipynb #7abde62c
+#| code-fold: true
+#| code-summary: "what the driver does, as a list of steps"
 def step_down(sampler, record, denoiser, z, draw, memory):
     "One step of a sampler."
     return sampler.step(denoiser, z, record, draw, memory)
@@ -1071,6 +1077,8 @@ def limit_picture(
     return x.clamp(-reach, reach) if config["clip_sample"] else x
 
 # %% ../nbs/16_interop.ipynb #grid0001
+#| code-fold: true
+#| code-summary: "the grids of the three families"
 GRID_KINDS = (*GRIDS, "trailing")
 ENOUGH_NOISE = 80.0  # ratio at which a Karras grid on a table begins, EDM's sigma_max
 
@@ -1129,6 +1137,8 @@ def flow_times(
     return f64(stock.sigmas[:-1]).clamp(max=process.T)
 
 # %% ../nbs/16_interop.ipynb #16a2fcf9
+#| code-fold: true
+#| code-summary: "before the first step: read the configuration, lay the grid"
 @dataclass(frozen=True)
 class PlannedEvaluation:
     "One entry of a scheduler's `timesteps`."
@@ -1268,6 +1278,8 @@ class WalkPlanner:
         self.forget_walk(len(times))
 
 # %% ../nbs/16_interop.ipynb #0cc94498
+#| code-fold: true
+#| code-summary: "the calls that a pipeline makes"
 class WalkSteps(WalkPlanner):
     "The calls a pipeline makes."
 
@@ -1675,6 +1687,8 @@ def to_diffusers(
     return model.to(denoiser.device).eval().requires_grad_(False)
 
 # %% ../nbs/16_interop.ipynb #78e57e67
+#| code-fold: true
+#| code-summary: "a folder as save_pretrained writes it"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 

@@ -284,9 +284,7 @@ class SamplingSpec:
     reads."""
 
     sampler: Sampler
-    schedule: str = (
-        "uniform"  # 'uniform' or 'quadratic' in t, 'karras' in the noise-to-signal ratio
-    )
+    schedule: str = "uniform"  # or 'quadratic', in t; 'karras': in the noise-to-signal ratio
     low: float | None = None  # noise-to-signal ratio at the grid's end; None: that of process.eps
     high: float | None = None  # and at its start; None: that of process.T
     rho: float = 7.0  # exponent of the Karras grid
