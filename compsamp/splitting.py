@@ -110,7 +110,7 @@ def noise_letter(
     s: Tensor,  # its end `(n,)`
     lam_s: float,  # scales the rate of the position's noise, >= 0
 ):  # a and c, each `(n, 2, 2)`
-    "z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (Eq. 4)."
+    "z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (Eq. 3)."
     b = process.integral(t, s)
     gamma_b, nu_b = process.gamma * b, process.nu * b
     keep = torch.stack([torch.exp(-gamma_b / 2), torch.exp(-nu_b / 2)], -1)
