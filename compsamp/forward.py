@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Equation', 'ordered_times', 'cholesky', 'mean_state', 'Clock', 'LinearSDE', 'ScalarSDE', 'BetaSDE', 'VP', 'SubVP',
            'CosineVP', 'DriftFree', 'VE', 'EDM', 'discrete_times', 'discrete_betas', 'NoisePredictor', 'compose',
-           'moment_rates', 'runge_kutta_moments', 'moments_gap', 'integrate_moments']
+           'moment_rates', 'runge_kutta_moments', 'moments_gap', 'integrate_moments', 'Flow']
 
 # %% ../nbs/01_forward.ipynb #a720fddc
 #| code-fold: true
@@ -635,3 +635,44 @@ def integrate_moments(
         last, best = new, better
     name = type(process).__name__
     raise ArithmeticError(f"{name}: {most} panels do not resolve the moments to {tol:g}")
+
+# %% ../nbs/01_forward.ipynb #f10w0001
+#| code-fold: true
+#| code-summary: "one more process, flow matching, which chapter 18 explains"
+@dataclass(frozen=True)
+class Flow(ScalarSDE):
+    "Flow matching, rectified flow: x_t = (1 - t) x0 + t eps (Lipman et al. 2023; Liu et al. 2023)."
+
+    T: float = 1.0  # where sampling starts, in (eps, 1]; at 1 no data is left in the state
+
+    def __post_init__(self):
+        require(self.eps < self.T <= 1, "T", self.T, f"in (eps = {self.eps}, 1]")
+
+    def below_one(self, t: Tensor) -> Tensor:
+        "1 - t, or a ValueError at t = 1."
+        at_one = t >= 1
+        remedy = "use Flow(T=0.999), or a step from x0, such as DDIM's"
+        allowed = f"below 1, where drift and diffusion are infinite: {remedy}"
+        require(not bool(at_one.any()), "t", float(t.max()), allowed)
+        return 1 - t
+
+    def drift(self, t: Tensor) -> Tensor:
+        "-1 / (1 - t)."
+        return -1 / self.below_one(t)
+
+    def diffusion2(self, t: Tensor) -> Tensor:
+        "2 t / (1 - t)."
+        return 2 * t / self.below_one(t)
+
+    def psi(self, t: Tensor, s: Tensor) -> Tensor:
+        "(1 - t) / (1 - s)."
+        return torch.where(t > s, (1 - t) / (1 - s), 1.0)
+
+    def var(self, t: Tensor, s: Tensor) -> Tensor:
+        "t^2 - psi^2 s^2 as a product of sums."
+        product = (t - s) * (t * (1 - s) + s * (1 - t)) / (1 - s) ** 2
+        return torch.where(t > s, product, 0.0)
+
+    def invert(self, rho: Tensor) -> Tensor:
+        "rho / (1 + rho), which is 1 where rho is infinite."
+        return 1 / (1 + 1 / rho)

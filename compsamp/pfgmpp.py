@@ -139,7 +139,7 @@ RESTART_ARMS = ("heun", "heun, same budget", "restart", "restart, student")
 
 
 def restart_arm(
-    arm: str,  # one of `ARMS`
+    arm: str,  # one of `RESTART_ARMS`
     process: PFGMpp,
 ):
     "The route of an arm: 18 points, 22 points, or 18 and the interval of Restart's Table 3."
