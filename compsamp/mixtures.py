@@ -12,7 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from .core import blocks, f64, require
+from compsamp.core import (
+    LARGEST,
+    LARGEST_SEED,
+    as_real,
+    blocks,
+    brief_value,
+    check_arguments,
+    f64,
+    require,
+)
 from .forward import LinearSDE, NoisePredictor
 
 # %% ../nbs/02_mixtures.ipynb #9a88ade0
@@ -49,16 +58,17 @@ class GaussianMixture:
         covs,  # `(n, d, d)`, symmetric, positive definite
         weights=None,  # `(n,)`, positive, normalised here; None: equal
     ):
-        self.means, self.covs = f64(means), f64(covs)
+        self.means, self.covs = f64(means, "means"), f64(covs, "covs")
         if weights is None:
             weights = torch.ones(len(self.means), dtype=torch.float64)
-        weights = f64(weights)
+        weights = f64(weights, "weights")
         check_mixture(self.means, self.covs, weights)
         self.weights = weights / weights.sum()
         self.d = self.means.shape[1]
         # (n, d) and (n, d, d): covs = U diag(eigenvalues) U'
         self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.covs)
 
+    @check_arguments(n=(1, 100_000_000), seed=(0, LARGEST_SEED))
     def sample(
         self,
         n: int,  # how many
@@ -80,11 +90,18 @@ class GaussianMixture:
         between = offset[:, :, None] * offset[:, None]
         return mean, torch.einsum("n,nij->ij", self.weights, self.covs + between)
 
+    @check_arguments
     def denoiser(self, process: LinearSDE) -> "ExactDenoiser":
         "The exact noise predictor of this mixture under a process."
         return ExactDenoiser(self, process)
 
 # %% ../nbs/02_mixtures.ipynb #84d5e17b
+@check_arguments(
+    n=(1, 10_000),
+    radius=(0, LARGEST),
+    radial=(1e-6, LARGEST),
+    tangential=(1e-6, LARGEST),
+)
 def ring(
     n: int = 8,  # modes
     radius: float = 0.8,  # of the circle
@@ -151,7 +168,7 @@ def remembered(
     "`compute(t)`, kept in `table` when t is one number."
     if isinstance(t, Tensor) and t.dim():
         return compute(t)
-    t = float(t)
+    t = as_real("t", t)
     if t not in table:
         if len(table) >= 512:
             table.clear()
@@ -159,6 +176,7 @@ def remembered(
     return table[t]
 
 # %% ../nbs/02_mixtures.ipynb #3f0a4aa8
+@check_arguments
 class ExactDenoiser(NoisePredictor):
     "Exact eps, score, x0 and log density of a mixture under a process; float64 on the CPU inside."
 
@@ -174,6 +192,8 @@ class ExactDenoiser(NoisePredictor):
     def check_state(self, z: Tensor, t):
         "ValueError unless z is `(B, k*d)` and t one time or one for each sample."
         size = self.process.k * self.mixture.d
+        is_state = isinstance(z, Tensor) and z.is_floating_point()
+        require(is_state, "z", brief_value(z), "a tensor of floats", TypeError)
         require(z.dim() == 2 and z.shape[1] == size, "z", tuple(z.shape), f"shape (B, {size})")
         if isinstance(t, Tensor) and t.dim():
             allowed = f"a number, or shape ({len(z)},)"
@@ -250,6 +270,9 @@ def state_scale(
     return (mu**2 / 4 + variance).sqrt(), log_rho
 
 # %% ../nbs/02_mixtures.ipynb #7a207a4c
+@check_arguments(
+    amplitude=(0, LARGEST), seed=(0, LARGEST_SEED), length=(1e-6, LARGEST), features=(1, 1_000_000)
+)
 class PerturbedDenoiser(NoisePredictor):
     "A denoiser plus a fixed, smooth, seeded error in eps (Eq. 8)."
 

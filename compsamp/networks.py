@@ -16,6 +16,7 @@ import inspect
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,7 +24,20 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 import compsamp
-from .core import atomic, check_seal, is_count, mix, per_sample, require, write_sealed
+from compsamp.core import (
+    LARGEST,
+    as_real,
+    atomic,
+    brief_value,
+    check_arguments,
+    check_seal,
+    is_count,
+    mix,
+    per_sample,
+    pick_device,
+    require,
+    write_sealed,
+)
 from .forward import LinearSDE, NoisePredictor, cholesky, mean_state
 
 # %% ../nbs/04_networks.ipynb #c5208055
@@ -124,6 +138,7 @@ def check_sizes(
     require(0 <= dropout < 1, "dropout", dropout, "in [0, 1)")
 
 # %% ../nbs/04_networks.ipynb #40cbead7
+@check_arguments(classes=(0, 100_000), channels_out=(1, 4096), attention=(0, 16))
 class UNet(nn.Module):
     "A U-Net whose size is a few plain numbers; `forward(z, 1000 t, labels)` returns the noise."
 
@@ -257,6 +272,7 @@ class UNet(nn.Module):
         return fn.pixel_shuffle(h, self.patch_side) if self.patch_side > 1 else h
 
 
+@check_arguments
 def count_parameters(net: nn.Module) -> int:
     "How many numbers the network learns."
     return sum(p.numel() for p in net.parameters())
@@ -279,6 +295,7 @@ def network_time(
     return (1000 * t).to(torch.float32).to(z.device, non_blocking=True)
 
 # %% ../nbs/04_networks.ipynb #f55368f4
+@check_arguments
 class Parametrised(nn.Module):
     "A network seen through a parametrisation: eps = K z + w net(c z)."
 
@@ -286,7 +303,7 @@ class Parametrised(nn.Module):
 
     def __init__(
         self,
-        net: nn.Module,  # the network inside
+        net: nn.Module | Callable,  # the network inside
         process: LinearSDE,  # whose coefficients it needs
     ):
         super().__init__()
@@ -357,12 +374,13 @@ class PredictV(Parametrised):
         return preconditioning(mu, C)
 
 # %% ../nbs/04_networks.ipynb #c532e180
+@check_arguments(sigma_data=(1e-6, LARGEST))
 class PredictEDM(Parametrised):
     "EDM preconditioning (Karras et al. 2022, Table 1); for any k, with rho = 1/|u|."
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | Callable,
         process: LinearSDE,
         sigma_data: float = 0.5,  # standard deviation of the data, > 0
     ):
@@ -389,15 +407,16 @@ PARAMETRISATIONS = {
 }
 
 # %% ../nbs/04_networks.ipynb #cc57e63a
+@check_arguments(shape=(1, 100_000))
 class Denoiser(NoisePredictor):
     "Binds a network `net(z, 1000 t, labels) -> eps` to its process: what every sampler works with."
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Callable,
         process: LinearSDE,
         shape: tuple | None = None,  # of one picture, `(C, H, W)`
-        labels: Tensor | None = None,  # a class per sample `(B,)`; None: the label-less branch
+        labels=None,  # a class per sample `(B,)`; None: the label-less branch
         guidance: float = 1.0,  # 1: conditional; w: uncond + w (cond - uncond), 2 evaluations
         clip: bool = False,  # clip x0 to [-1, 1] (k = 1)
         amp: bool = False,  # run the network in bfloat16
@@ -419,8 +438,11 @@ class Denoiser(NoisePredictor):
             known = name in ("labels", "guidance", "clip", "amp")
             require(known, "change", name, "labels, guidance, clip or amp")
             if name == "guidance":
-                ok = math.isfinite(value) and value >= 0
-                require(ok, name, value, "a finite number, at least 0")
+                ok = 0 <= as_real(name, value) <= LARGEST
+                require(ok, name, value, f"a number from 0 to {LARGEST:g}")
+            if name in ("clip", "amp"):
+                ok = isinstance(value, bool)
+                require(ok, name, brief_value(value), "True or False", TypeError)
             if name == "clip":
                 ok = not value or self.process.k == 1
                 require(ok, name, value, "False for a process with k > 1")
@@ -437,8 +459,9 @@ class Denoiser(NoisePredictor):
 
     def to(self, device) -> "Denoiser":
         "Move network and labels."
-        self.network.to(device)
-        self.labels = None if self.labels is None else self.labels.to(device)
+        place = pick_device(device)
+        self.network.to(place)
+        self.labels = None if self.labels is None else self.labels.to(place)
         return self
 
     @property
@@ -464,7 +487,7 @@ class Denoiser(NoisePredictor):
 
     def predict(self, z: Tensor, t) -> Tensor:
         "The same, uncounted."
-        check_state(self.process, z, t)
+        check_state(self.process, z, t, self.shape)
         e = guided_noise(self, z, network_time(self.network, t, z))
         if e.shape[1] < z.shape[1]:
             e = torch.cat([torch.zeros_like(z[:, e.shape[1] :]), e], 1)
@@ -499,10 +522,16 @@ def check_state(
     process: LinearSDE,
     z,  # a state
     t,  # a float, or `(B,)`
+    shape: tuple | None = None,  # of one picture, if that is known
 ):
     "TypeError unless z holds floats; ValueError unless 0 < t <= T, one time or one per sample."
     ok = isinstance(z, Tensor) and z.is_floating_point()
     require(ok, "z", getattr(z, "dtype", type(z).__name__), "a tensor of floats", TypeError)
+    if shape is None:
+        require(z.dim() >= 2, "z", tuple(z.shape), "one state per sample, (B, k*C, ...)")
+    elif z.dim() != len(shape) + 1 or z.shape[1] != process.k * shape[0]:
+        allowed = f"(B, {process.k * shape[0]}, ...), pictures of shape {tuple(shape)}"
+        require(False, "z", tuple(z.shape), allowed)
     times = process.checked(t, zero=False)
     ok = times.shape in ((), (len(z),))
     require(ok, "t", tuple(times.shape), f"one time, or one for each of the {len(z)} samples")
@@ -587,6 +616,7 @@ def clipped_noise(d: Denoiser, z: Tensor, e: Tensor, t) -> Tensor:
 # %% ../nbs/04_networks.ipynb #ba20d8a6
 #| code-fold: true
 #| code-summary: "process_card, network_card: what a card says"
+@check_arguments
 def process_card(process: LinearSDE) -> dict:
     "A process as plain numbers for a card."
     settings = [name for name, field in process.__dataclass_fields__.items() if field.init]
@@ -601,6 +631,7 @@ def inner_network(network: nn.Module) -> nn.Module:
     return net
 
 
+@check_arguments
 def network_card(network: nn.Module) -> dict:
     "What a card says of a network: its kind, what it predicts, its sizes."
     inner = inner_network(network)
@@ -670,12 +701,14 @@ def construct_network(cls, spec: dict) -> nn.Module:
 # %% ../nbs/04_networks.ipynb #9cafe008
 #| code-fold: true
 #| code-summary: "save, file_hash, weights_hash"
+@check_arguments
 def file_hash(path: str | Path) -> str:
     "The SHA-256 of a file's bytes, 64 hex digits."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@check_arguments
 def save_tensors(
     path: str | Path,
     tensors: dict,  # by name
@@ -689,6 +722,7 @@ def save_tensors(
         return file_hash(temporary)
 
 
+@check_arguments
 def save(
     folder: str | Path,
     network: nn.Module,
@@ -732,6 +766,7 @@ def shipped_networks() -> list:
     return sorted(name for name, kind in kinds.items() if kind == "UNet")
 
 
+@check_arguments
 def checkpoint_folder(
     name: str | Path,  # without a slash: first among the package's weights
 ) -> Path:
@@ -746,6 +781,7 @@ def checkpoint_folder(
     return own
 
 
+@check_arguments
 def read_card(
     folder: str | Path,  # of a checkpoint
 ) -> dict:
@@ -814,6 +850,7 @@ def known_hash(
         return None
 
 
+@check_arguments
 def read_tensors(
     path: str | Path,  # of a safetensors file
     names: list | None = None,  # that must be there
@@ -874,6 +911,7 @@ def fill_weights(
 # %% ../nbs/04_networks.ipynb #c73b7548
 #| code-fold: true
 #| code-summary: "DenoiserWrapper"
+@check_arguments
 class DenoiserWrapper(NoisePredictor):
     "A denoiser around another, `inner`, with another `predict`; all else is as inside."
 

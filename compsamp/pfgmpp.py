@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import f64, per_sample, require
+from .core import check_arguments, f64, per_sample, require
 from .forward import EDM, NoisePredictor
+from .networks import check_state
 from .restart import RestartInterval, restart
 
 # %% ../nbs/19_pfgmpp.ipynb #3e35e87d
@@ -57,6 +58,7 @@ def cosine(
     return torch.sin(torch.atan(tangent))
 
 
+@check_arguments
 @dataclass(frozen=True)
 class PFGMpp(EDM):
     "EDM with Student-t noise of D degrees of freedom, one scale per sample (Xu et al. 2023)."
@@ -82,6 +84,7 @@ class PFGMpp(EDM):
         return noise * per_sample(walk / math.sqrt((t - s) * (t + s)), noise)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class PFGMppStudent(PFGMpp):
     "PFGM++ whose way up adds Student-t noise that knows nothing of the noise already there."
@@ -91,6 +94,7 @@ class PFGMppStudent(PFGMpp):
         return self.noise_from(draw())
 
 # %% ../nbs/19_pfgmpp.ipynb #9e430121
+@check_arguments(points=float, weights=float)
 class PointsDenoiser(NoisePredictor):
     "Exact eps, x0 and log density where the data are n points; float64 on the CPU."
 
@@ -111,9 +115,11 @@ class PointsDenoiser(NoisePredictor):
 
     def log_parts(self, z: Tensor, t) -> Tensor:
         "log of weight times kernel for every state and point, `(B, n)`; not normalised in d."
+        check_state(self.process, z, t)
         x = z.to("cpu", torch.float64).flatten(1)
         d, D = self.points.shape[1], self.process.D
         require(x.shape[1] == d, "z", tuple(z.shape), f"{d} numbers per sample")
+        require(bool(torch.isfinite(x).all()), "z", "NaN or infinity", "finite numbers")
         sigma = self.process.checked(t, zero=False).reshape(-1, 1)
         square = (
             x.square().sum(1, keepdim=True) + self.points.square().sum(1) - 2 * x @ self.points.T
@@ -138,6 +144,7 @@ class PointsDenoiser(NoisePredictor):
 RESTART_ARMS = ("heun", "heun, same budget", "restart", "restart, student")
 
 
+@check_arguments(arm=RESTART_ARMS)
 def restart_arm(
     arm: str,  # one of `RESTART_ARMS`
     process: PFGMpp,

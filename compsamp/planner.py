@@ -15,8 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .core import Noise, f64, require
+from .core import LARGEST_SEED, Noise, check_arguments, f64, require
 from .forward import LinearSDE, NoisePredictor, cholesky
+from .networks import check_state
 from .restart import RestartInterval, points_after_restarts, route_of, snap
 from compsamp.sampling import (
     EDMHeun,
@@ -33,11 +34,13 @@ from compsamp.sampling import (
 )
 
 # %% ../nbs/22_planner.ipynb #1f0d510a
+@check_arguments(x=float, bins=(1, 1_000_000))
 def spectrum(
     x: Tensor,  # pictures `(n, C, H, W)` or vectors `(n, d)`, more than 2 d of these
     bins: int = 24,  # at most
 ) -> Tensor:  # `(bins,)`, falling
     "Variances of Fourier coefficients, or along principal axes of vectors: means of equal shares."
+    require(x.dim() in (2, 4), "x", tuple(x.shape), "vectors (n, d), or pictures (n, C, H, W)")
     x = x.double() - x.double().mean(0)
     allowed = "more than 2 d vectors: fewer leave directions empty"
     require(x.dim() > 2 or len(x) > 2 * x.shape[1], "x", tuple(x.shape), allowed)
@@ -62,6 +65,7 @@ def gaussian_gains(
     return cholesky(C).mT @ torch.linalg.inv(total)
 
 
+@check_arguments(variances=float, error=(-1, 1))
 class GaussianDenoiser(NoisePredictor):
     "Exact eps of independent Gaussian data, in float64, times 1 + `error`; states `(n, k m)`."
 
@@ -72,11 +76,14 @@ class GaussianDenoiser(NoisePredictor):
         error: float = 0.0,  # relative error of eps
     ):
         super().__init__(process)
+        require(variances.dim() == 1, "variances", tuple(variances.shape), "one per direction")
         self.variances = tuple(variances.tolist())
         self.error = error
 
     def predict(self, z, t):
         "(1 + error) A z, direction by direction."
+        check_state(self.process, z, t, (len(self.variances),))
+        require(bool(torch.isfinite(z).all()), "z", "NaN or infinity", "finite numbers")
         gains = gaussian_gains(self.process, self.variances, float(t))
         blocks = z.unflatten(1, (self.process.k, -1))
         return (1 + self.error) * torch.einsum("jab,nbj->naj", gains, blocks).flatten(1)
@@ -115,6 +122,7 @@ def count_draws(
     return draws
 
 
+@check_arguments(variances=float, error=(-1, 1))
 def final_variances(
     sampler: Sampler,
     process: LinearSDE,
@@ -133,6 +141,7 @@ def final_variances(
     return end.square().sum(0)
 
 # %% ../nbs/22_planner.ipynb #1eaaa843
+@check_arguments(variances=float, error=(-1, 1))
 def forecast_error(
     sampler: Sampler,
     process: LinearSDE,
@@ -148,6 +157,7 @@ def forecast_error(
     return float(torch.stack(relative).square().mean().sqrt())
 
 
+@check_arguments(pictures=float, seed=(0, LARGEST_SEED))
 @torch.no_grad()
 def detour_error(
     sampler: Sampler,
@@ -187,6 +197,7 @@ MAIN_SHARES = (0.4, 0.55, 0.7, 0.85)  # of the points without Restart that the m
 REPEATS = (1, 2, 3, 5, 8, 13)  # candidate K, besides the most that the budget pays for
 
 
+@check_arguments
 def planned_route(
     process: LinearSDE,
     points: int,  # of the main grid
@@ -212,6 +223,7 @@ class RestartPlan:
     table: list  # candidates, best first: (error, points, interval or None)
     kind: str  # of all grids
 
+    @check_arguments
     def route(self, process: LinearSDE):
         "The plan as something to hand to `sample`."
         interval = self.intervals[0] if self.intervals else None
@@ -295,6 +307,13 @@ def rank_candidates(
     return [(error, *options[index]) for error, index in sorted(ranked)]
 
 
+@check_arguments(
+    budget=(1, 1_000_000),
+    pictures=float,
+    sizes=(2, 1_000_000),
+    batch=(2, LARGEST_SEED),
+    seed=(0, LARGEST_SEED),
+)
 @torch.no_grad()
 def plan_restart(
     denoiser: NoisePredictor,
@@ -303,8 +322,9 @@ def plan_restart(
     pictures: Tensor | None = None,  # `(n, C, H, W)` or `(n, d)`; None: draw `batch` of them now
     shape: tuple | None = None,  # of one picture, default the denoiser's
     error: float = 0.03,  # relative error of eps to assume, in (0, 1)
-    levels=RESTART_LEVELS,  # candidate intervals, as pairs of noise-to-signal ratios
-    sizes=(2, 3, 4, 6),  # candidate numbers of points inside
+    levels: list
+    | tuple = RESTART_LEVELS,  # candidate intervals, as pairs of noise-to-signal ratios
+    sizes: list | tuple = (2, 3, 4, 6),  # candidate numbers of points inside
     batch: int = 64,  # pictures used
     seed: int = 0,  # of the noise
     kind: str = "karras",  # of all grids

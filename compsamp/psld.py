@@ -12,22 +12,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .core import LARGEST, affine, f64, mix, records, require, require_size
+from .core import LARGEST, affine, check_arguments, f64, mix, records, require, require_size
 from .forward import LinearSDE, NoisePredictor, cholesky, ordered_times
 from .sampling import Sampler, check_grid, drift_terms
 from .training import Epsilon
 
 # %% ../nbs/10_psld.ipynb #b18fe465
+@check_arguments
 def drift_and_diffusion(
     D,  # noise and friction `(k, k)`, diagonal, >= 0
     Q,  # circulation `(k, k)`, antisymmetric
     S,  # stationary covariance `(k, k)`, positive definite
 ):  # F and G, each `(k, k)`
     "Drift F and diffusion G that keep the law N(0, S): Eq. 2 (Pandey and Mandt 2023, Theorem 2.1)."
-    D, Q, S = f64(D), f64(Q), f64(S)
+    D, Q, S = f64(D, "D"), f64(Q, "Q"), f64(S, "S")
     shapes = tuple(D.shape), tuple(Q.shape), tuple(S.shape)
     require(D.dim() == 2 and len(set(shapes)) == 1, "D, Q, S", shapes, "three k x k matrices")
     is_diagonal = torch.equal(D, torch.diag(D.diagonal())) and bool((D.diagonal() >= 0).all())
+    is_diagonal = is_diagonal and bool(torch.isfinite(D).all())
     require(is_diagonal, "D", D.tolist(), "diagonal, no entry below 0")
     require(torch.equal(Q, -Q.mT), "Q", Q.tolist(), "antisymmetric, Q = -Q'")
     is_positive = torch.equal(S, S.mT) and bool((torch.linalg.eigvalsh(S) > 0).all())
@@ -65,6 +67,7 @@ def critical_kernel(
     return psi, torch.stack([torch.stack([xx, xm], -1), torch.stack([xm, mm], -1)], -2)
 
 # %% ../nbs/10_psld.ipynb #611422a9
+@check_arguments
 @dataclass(frozen=True)
 class PSLD(LinearSDE):
     "Phase space Langevin diffusion, k = 2, critically damped (Pandey and Mandt 2023, Eq. 5-7)."
@@ -116,11 +119,11 @@ class PSLD(LinearSDE):
 
     def F(self, t):
         "Drift matrix, the rate times one constant matrix."
-        return self.rate(t)[..., None, None] * self.unit()[0]
+        return self.rate(self.checked(t))[..., None, None] * self.unit()[0]
 
     def G(self, t):
         "Diffusion matrix, the root of the rate times one constant matrix."
-        return self.rate(t)[..., None, None].sqrt() * self.unit()[1]
+        return self.rate(self.checked(t))[..., None, None].sqrt() * self.unit()[1]
 
     def initial(self):
         "At t = 0 the picture is known and the momentum is noise: diag(0, kappa M)."
@@ -136,6 +139,7 @@ class PSLD(LinearSDE):
         return critical_kernel(self.integral(t, s), self.gamma, self.nu)
 
 # %% ../nbs/10_psld.ipynb #5b81b4ec
+@check_arguments(beta=(1e-6, LARGEST), friction=(1e-6, LARGEST))
 def CLD(
     beta: float = 4.0,  # CLD's own rate; PSLD's is twice this
     friction: float = 1.0,  # Gamma in Dockhorn et al. 2022, > 0; the mass is friction^2 / 4
@@ -208,6 +212,7 @@ class SSCS(Sampler):
 PSLD_SAMPLERS = {"sscs": SSCS}
 
 # %% ../nbs/10_psld.ipynb #20069634
+@check_arguments(z=float, method=("RK45", "RK23", "DOP853"))
 @torch.no_grad()
 def reference_flow(
     denoiser: NoisePredictor,

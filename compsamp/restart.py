@@ -10,13 +10,22 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+import torch
 
-from .core import f64, require
+from compsamp.core import (
+    LARGEST,
+    LARGEST_SEED,
+    brief_value,
+    check_arguments,
+    f64,
+    is_whole,
+    require,
+)
 from .forward import LinearSDE
-from .sampling import Route, Sampler, grid, nfe, points_for_budget
+from .sampling import Route, Sampler, check_grid, grid, nfe, points_for_budget
 
 # %% ../nbs/13_restart.ipynb #c15266ba
+@check_arguments(t_max=(0, LARGEST), points=(2, 1_000_000), repeats=(0, 1_000_000))
 @dataclass(frozen=True)
 class RestartInterval:
     "From t_min up to t_max and down again, `repeats` times (Xu et al. 2023, Alg. 2)."
@@ -37,6 +46,7 @@ class RestartInterval:
         require(whole and self.repeats >= 0, "repeats", self.repeats, "a whole number, at least 0")
 
     @classmethod
+    @check_arguments
     def from_sigma(
         cls,
         process: LinearSDE,
@@ -54,11 +64,15 @@ class RestartInterval:
         return cls(t_min, t_max, points, repeats)
 
 # %% ../nbs/13_restart.ipynb #10e62aea
+@check_arguments
 def snap(
-    main: Tensor,  # falling times, `(N,)`
+    main,  # falling times, `(N,)`
     interval: RestartInterval,
 ) -> int:
     "Index of the grid point nearest to t_min; ValueError if the interval leaves the grid."
+    main = f64(main, "main")
+    is_grid = main.dim() == 1 and len(main) >= 1 and bool(torch.isfinite(main).all())
+    require(is_grid, "main", brief_value(main), "falling times, (N,)")
     low, high = float(main[-1]), float(main[0])
     inside = low * (1 - 1e-9) <= interval.t_min <= high
     allowed = f"inside the main grid, {low:.6g} to {high:.6g}"
@@ -85,16 +99,17 @@ def warn_if_snapped_far(process: LinearSDE, interval: RestartInterval, start: fl
         warnings.warn(message, stacklevel=3)
 
 
+@check_arguments(s_noise=(0, LARGEST))
 def restart(
     process: LinearSDE,
     main,  # falling grid `(N,)`, or its number of points (then `kind`)
-    intervals,  # `RestartInterval`s, in any order
+    intervals: list[RestartInterval],  # in any order
     inside: Sampler | None = None,  # another solver for the detours
     s_noise: float = 1.0,  # factor on the noise of the way up, >= 0
     kind: str = "karras",  # how the points inside lie
 ) -> Route:
     "A grid that goes up again at every interval, for `sample`. Intervals without repeats vanish."
-    main = grid(process, main, kind) if isinstance(main, int | np.integer) else f64(main)
+    main = grid(process, main, kind) if is_whole(main) else check_grid(main, process)
     require(0 <= s_noise < math.inf, "s_noise", s_noise, "a finite number, at least 0")
     if s_noise == 0:
         message = (
@@ -119,10 +134,11 @@ def restart(
     return Route(main, tuple(detours), inside, s_noise)
 
 # %% ../nbs/13_restart.ipynb #e7000001
+@check_arguments(budget=(1, LARGEST_SEED), evals=(1, 1_000_000))
 def points_after_restarts(
     sampler: Sampler,
     budget: int,  # network evaluations that may be spent
-    intervals: list,  # of `RestartInterval`
+    intervals: list[RestartInterval],
     evals: int = 1,  # evaluations of one call: 2 under guidance
 ) -> int:
     "Points of the main grid that a budget leaves; ValueError with the least that would do."
@@ -136,18 +152,20 @@ def points_after_restarts(
     return points_for_budget(sampler, budget - detours, evals)
 
 
+@check_arguments
 def route_of(
     process: LinearSDE,
     main,  # falling grid `(N,)`, or its number of points
-    intervals: list,  # of `RestartInterval`
+    intervals: list[RestartInterval],
     kind: str = "karras",  # of all grids
 ):
     "The main grid as it is, or its `Route` if there are restarts."
     if intervals:
         return restart(process, main, intervals, kind=kind)
-    return grid(process, main, kind) if isinstance(main, int | np.integer) else f64(main)
+    return grid(process, main, kind) if is_whole(main) else check_grid(main, process)
 
 # %% ../nbs/13_restart.ipynb #c24ecb5a
+@check_arguments(evals=(1, 1_000_000))
 def timeline(
     route: Route,
     sampler: Sampler,

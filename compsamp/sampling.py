@@ -2,13 +2,13 @@
 
 # %% auto #0
 __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS', 'PLAIN_SAMPLERS', 'signal_and_noise',
-           'identity_blocks', 'drift_terms', 'as_real', 'is_whole', 'require_count', 'require_points', 'karras', 'grid',
-           'check_grid', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe', 'points_for_budget',
-           'final_denoise', 'settings_key', 'coefficients', 'descend', 'jumps', 'jump', 'stretches', 'follow',
-           'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines',
-           'progress_bar', 'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'require_finite',
-           'usual_batch', 'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag',
-           'after_first', 'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun']
+           'identity_blocks', 'drift_terms', 'require_count', 'require_points', 'karras', 'grid', 'check_grid',
+           'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe', 'points_for_budget', 'final_denoise',
+           'settings_key', 'coefficients', 'descend', 'jumps', 'jump', 'stretches', 'follow', 'check_samplers',
+           'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines', 'progress_bar',
+           'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'require_finite', 'usual_batch',
+           'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first',
+           'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -27,11 +27,16 @@ from torch import Tensor
 
 from compsamp.core import (
     LARGEST,
+    LARGEST_SEED,
     Noise,
     affine,
+    as_real,
+    brief_value,
     cast_records,
+    check_arguments,
     f64,
     is_count,
+    is_whole,
     mix,
     records,
     require,
@@ -40,6 +45,7 @@ from compsamp.core import (
 from .forward import LinearSDE, NoisePredictor, cholesky
 
 # %% ../nbs/07_sampling.ipynb #b2ef291c
+@check_arguments
 def signal_and_noise(
     process: LinearSDE,  # with k = 1
     t,  # times, a float or a tensor of any shape
@@ -68,29 +74,6 @@ def drift_terms(
 #| code-fold: true
 #| code-summary: "numbers that are numbers, and not too large"
 MAX_POINTS = 1_000_000
-
-
-def as_real(
-    name: str,  # of the argument
-    value,  # of any type
-) -> float:
-    "The value as a float; a TypeError for text, truth values and complex numbers."
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
-        value = value.item()
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    require(
-        is_number and not isinstance(value, bool),
-        name,
-        value,
-        "a real number",
-        TypeError,
-    )
-    return float(value)
-
-
-def is_whole(value) -> bool:
-    "Whether `value` is a whole number, of Python or NumPy; a boolean is none."
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def require_count(
@@ -130,6 +113,7 @@ def karras(
     return process.time(ratio.clamp(max=float(process.rho(process.T))))
 
 
+@check_arguments
 def grid(
     process: LinearSDE,
     n: int,  # points N, both ends counted, 1 to `MAX_POINTS`
@@ -159,6 +143,7 @@ def grid(
 # %% ../nbs/07_sampling.ipynb #f2cd943c
 #| code-fold: true
 #| code-summary: "a list of times, checked"
+@check_arguments
 def check_grid(
     times,  # numbers, an array or a tensor, `(N,)`
     process: LinearSDE,
@@ -192,6 +177,7 @@ def check_grid(
 class Sampler:
     "A step and its facts. Subclasses are plain numbers with two methods."
 
+    known_by: ClassVar[tuple] = ("prepare", "step")  # what has these methods passes for one
     order: ClassVar[int] = 1  # error ~ h^order on a uniform grid (weak order if it draws)
     evals: ClassVar[int] = 1  # network evaluations per step
     draws: ClassVar[int] = 0  # normal draws per step
@@ -223,11 +209,12 @@ def walk(
 # %% ../nbs/07_sampling.ipynb #fa29ad82
 #| code-fold: true
 #| code-summary: "plumbing: a grid with detours, for chapter 13"
+@check_arguments(s_noise=(0, LARGEST))
 @dataclass(frozen=True)
 class Route:
     "A grid with detours: from main[i] up to inner[0], down inner to main[i], `repeats` times."
 
-    main: Tensor  # `(N,)`, falling
+    main: object  # times `(N,)`, falling
     detours: tuple = ()  # of (i, inner, repeats): i rising, inner falling to main[i]
     inside: Sampler | None = None  # what goes down inside; None: the main sampler
     s_noise: float = 1.0  # factor on the noise of the way up, >= 0
@@ -243,6 +230,9 @@ def check_detour(
     process: LinearSDE,
 ) -> tuple:
     "The detour with its times checked; ValueError unless it goes down to the point it left."
+    is_detour = isinstance(detour, tuple | list) and len(detour) == 3
+    allowed = "of (index, times inside, repeats)"
+    require(is_detour, "detours", brief_value(detour), allowed, TypeError)
     i, inner, repeats = detour
     allowed = f"a point of the main grid, 0 to {len(main) - 1}"
     require(is_count(i) and i < len(main), "detour", i, allowed)
@@ -254,6 +244,7 @@ def check_detour(
     return i, inner, repeats
 
 
+@check_arguments
 def as_route(process: LinearSDE, times) -> Route:
     "Times or a `Route` as a route whose grids are checked."
     route = times if isinstance(times, Route) else Route(times)
@@ -271,6 +262,7 @@ def as_route(process: LinearSDE, times) -> Route:
     return replace(route, main=main, detours=detours)
 
 # %% ../nbs/07_sampling.ipynb #eacea92b
+@check_arguments(evals=(1, 1_000_000))
 def nfe(
     sampler: Sampler,
     n: int | Route,  # grid points, or a whole route
@@ -285,6 +277,7 @@ def nfe(
     return evals * (sampler.evals * (int(n) - 1) + 1)
 
 
+@check_arguments(evals=(1, 1_000_000))
 def points_for_budget(
     sampler: Sampler,
     budget: int,  # evaluations that may be spent, at least `evals`
@@ -433,6 +426,7 @@ def check_samplers(sampler: Sampler, process: LinearSDE, route: Route) -> bool:
     return any(one.draws for one in used) or bool(route.detours) and route.s_noise > 0
 
 
+@check_arguments(z=float)
 def states(
     sampler: Sampler,
     denoiser: NoisePredictor,
@@ -447,7 +441,8 @@ def states(
     noisy = check_samplers(sampler, process, route)
     name = type(sampler).__name__
     who = f"{name} draws" if sampler.draws else "the way up draws"
-    require(draw is not None or not noisy, "draw", draw, f"a source of noise: {who}")
+    is_source = callable(draw) and not isinstance(draw, type)
+    require(is_source or not noisy, "draw", brief_value(draw), f"a source of noise: {who}")
     parts = stretches(sampler, process, route, z)
     return follow(denoiser, parts, z, draw, float(route.main[-1]) if denoise else None)
 
@@ -670,6 +665,7 @@ def start_state(
 # %% ../nbs/07_sampling.ipynb #53b0e410
 #| code-fold: true
 #| code-summary: "sample: the driver"
+@check_arguments(seed=(0, LARGEST_SEED), first=(0, LARGEST_SEED))
 def sample(
     sampler: Sampler,
     denoiser: NoisePredictor,

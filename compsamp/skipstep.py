@@ -14,12 +14,22 @@ import torch
 from torch import Tensor
 
 from . import forward, networks
-from .core import f64, is_count, mix, per_sample, require
+from compsamp.core import (
+    brief_value,
+    check_arguments,
+    f64,
+    is_count,
+    is_real,
+    mix,
+    per_sample,
+    require,
+)
 from .forward import LinearSDE, NoisePredictor, cholesky
 from .sampling import check_grid, identity_blocks, transfer
 from .training import Epsilon, draw_times, perturb_on_device
 
 # %% ../nbs/09_skipstep.ipynb #e25157c9
+@check_arguments(skip=(1, 10**9), steps=(2, 10**9))
 @dataclass(frozen=True)
 class Skip:
     "The time a skip-step loss looks back from t: `skip` of `steps` equal parts of [0, T]."
@@ -61,12 +71,14 @@ VARIANTS = ("published", "shared", "consistent")
 
 def check_weights(variant, tau, eta):
     "ValueError unless these are a variant of the loss and its two weights."
-    require(variant in VARIANTS, "variant", variant, f"one of {', '.join(VARIANTS)}")
+    known = isinstance(variant, str) and variant in VARIANTS
+    require(known, "variant", brief_value(variant), f"one of {', '.join(VARIANTS)}")
     for name, weight in (("tau", tau), ("eta", eta)):
-        number = isinstance(weight, (int, float))
-        require(number and 0 <= weight <= 1, name, weight, "a number in [0, 1]")
+        within = is_real(weight) and 0 <= weight <= 1
+        require(within, name, brief_value(weight), "a number in [0, 1]")
 
 
+@check_arguments
 def kappa(
     process: LinearSDE,
     t,  # float or float64 `(...)`, in (0, T]
@@ -91,6 +103,7 @@ def kappa(
     return torch.where(look_back.on(t)[..., None, None], factor, identity)
 
 # %% ../nbs/09_skipstep.ipynb #cc998178
+@check_arguments
 @dataclass(frozen=True)
 class SkipStep(Epsilon):
     """A skip-step loss: as 'published' (Wang and Li 2024), with one 'shared' noise, or 'consistent'
@@ -147,6 +160,7 @@ class SkipStep(Epsilon):
 SKIPSTEP_OBJECTIVES = dict(skipstep=SkipStep)
 
 # %% ../nbs/09_skipstep.ipynb #cc8e02cb
+@check_arguments
 class ScaledDenoiser(networks.DenoiserWrapper):
     """A denoiser whose eps is multiplied by kappa(t): what a skip-step loss does to a network,
     without the training."""
@@ -206,6 +220,7 @@ def coupled_pair(
     return z_t, noise, z_r, r, step, A
 
 # %% ../nbs/09_skipstep.ipynb #41500032
+@check_arguments(x=float)
 @torch.no_grad()
 def encode(
     denoiser: NoisePredictor,
@@ -224,12 +239,14 @@ def encode(
     return z
 
 
+@check_arguments(a=float, b=float, u=(-10, 10))
 def slerp(
     a: Tensor,  # a latent
     b: Tensor,  # another of the same shape
     u: float,  # 0: a, 1: b
 ) -> Tensor:
     "The point a share u along the arc from a to b (Shoemake 1985); ValueError for opposite ends."
+    require(a.shape == b.shape, "b", tuple(b.shape), f"the shape of a, {tuple(a.shape)}")
     cosine = ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).double()
     angle = float(torch.acos(cosine))
     if angle < 1e-4:
@@ -239,6 +256,7 @@ def slerp(
     return (math.sin((1 - u) * angle) * a + math.sin(u * angle) * b) / math.sin(angle)
 
 
+@check_arguments(path=float)
 def unevenness(
     path: Tensor,  # features along an interpolation, `(m, d)`, m >= 3
 ) -> tuple:

@@ -20,7 +20,7 @@ from compsamp.conjugate import (
     damping_matrix,
     v_parametrisation,
 )
-from .core import affine, f64, mix, records, require, require_size
+from .core import affine, check_arguments, f64, mix, records, require, require_size
 from .psld import PSLD
 from .sampling import Sampler
 
@@ -179,6 +179,7 @@ def check_splitting(
         require(used, name, value, f"{usual}, or conjugate=True")
 
 # %% ../nbs/12_splitting.ipynb #51c930e3
+@check_arguments
 @dataclass(frozen=True)
 class Splitting(Sampler):
     "A word over A, B and O, read left to right, with a mark under each letter; PSLD only."

@@ -27,6 +27,10 @@ from torch import Tensor, nn
 
 from . import data, forward, networks
 from compsamp.core import (
+    LARGEST,
+    LARGEST_SEED,
+    brief_value,
+    check_arguments,
     check_output,
     is_count,
     mix,
@@ -40,6 +44,7 @@ from compsamp.core import (
 from .forward import LinearSDE, cholesky, mean_state
 
 # %% ../nbs/05_training.ipynb #36534d4d
+@check_arguments(seed=(0, LARGEST_SEED), step=(0, LARGEST_SEED))
 class StepRandom:
     "All the randomness of training step `step` of run `seed`: nothing carries over to the next."
 
@@ -47,12 +52,12 @@ class StepRandom:
         self,
         seed: int,  # the run, at least 0
         step: int,  # counted from 0
-        device,  # where the normal draws are made
+        device: str | torch.device,  # where the normal draws are made
     ):
         state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
         self.seed = int(state[0] >> 1)
         self.cpu = torch.Generator().manual_seed(self.seed)
-        self.device = torch.device(device)
+        self.device = pick_device(device)
         self.local = self.cpu
         if self.device.type != "cpu":
             self.local = torch.Generator(device).manual_seed(self.seed)
@@ -144,6 +149,7 @@ class Velocity(Epsilon):
         return per_sample(math.sqrt(process.k) / w.norm(dim=1), x0)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Preconditioned(Epsilon):
     "EDM's noise levels and weights, for any process (Karras et al. 2022, Table 1)."
@@ -175,6 +181,14 @@ PLAIN_OBJECTIVES = {"epsilon": Epsilon, "velocity": Velocity, "preconditioned": 
 SCHEDULES = ("cosine", "stable")
 
 
+@check_arguments(
+    i=(0, LARGEST_SEED),
+    steps=(1, LARGEST_SEED),
+    lr=(0, 1e3),
+    warmup=(0, LARGEST_SEED),
+    schedule=SCHEDULES,
+    decay=(1, LARGEST_SEED),
+)
 def learning_rate(
     i: int,  # step, from 0
     steps: int,  # of the whole run
@@ -190,6 +204,7 @@ def learning_rate(
     return rate * 0.5 * (1 + math.cos(math.pi * i / steps))
 
 
+@check_arguments(i=(0, LARGEST_SEED), ema=(0, 1))
 def ema_decay(
     i: int,  # step, from 0
     ema: float,  # its largest value
@@ -249,6 +264,8 @@ def check_data(
     ok = isinstance(images, Tensor) and images.dim() == 4
     shape = tuple(getattr(images, "shape", ()))
     require(ok, "images", shape, "a tensor of shape (N, C, H, W)")
+    known = images.dtype == torch.uint8 or images.is_floating_point()
+    require(known, "images", images.dtype, "uint8, or floats in [-1, 1]", TypeError)
     if images.dtype != torch.uint8:
         data.check_pictures(images)
     ok = is_count(batch) and 1 <= batch <= len(images)
@@ -285,8 +302,11 @@ def check_recipe(
     require(schedule in SCHEDULES, "schedule", schedule, f"one of {', '.join(SCHEDULES)}")
 
 
-def check_trainable(network: nn.Module):
-    "TypeError for what is no module; ValueError for one that has nothing to learn."
+def check_trainable(network: nn.Module, objective):
+    "TypeError for what is no module or loss; ValueError for a network with nothing to learn."
+    allowed = "an objective, such as Velocity()"
+    is_loss = objective is None or callable(objective) and not isinstance(objective, type)
+    require(is_loss, "objective", brief_value(objective), allowed, TypeError)
     ok = isinstance(network, nn.Module)
     require(ok, "network", type(network).__name__, "a torch.nn.Module", TypeError)
     learns = any(p.requires_grad for p in network.parameters())
@@ -312,6 +332,7 @@ def pictures_hash(images: Tensor) -> str:
 # %% ../nbs/05_training.ipynb #d0919569
 #| code-fold: true
 #| code-summary: "bfloat16 where it is fast"
+@check_arguments
 def fast_bf16(device: torch.device) -> bool:
     "Whether bfloat16 is done in hardware there, and not imitated slowly."
     if device.type == "cuda":
@@ -335,6 +356,7 @@ def in_bf16(net, device: torch.device, on: bool):
     return call
 
 # %% ../nbs/05_training.ipynb #46afb846
+@check_arguments(lr=(0, 1e3), weight_decay=(0, LARGEST), clip=(0, LARGEST))
 class Trainer:
     "AdamW, EMA, clipping, bf16; step n depends only on the state after step n-1 and on (seed, n)."
 
@@ -345,7 +367,7 @@ class Trainer:
         network: nn.Module,
         process: LinearSDE,
         images: Tensor,  # uint8, or float in [-1, 1]; `(N, C, H, W)`
-        labels: Tensor | None = None,  # whole numbers `(N,)`
+        labels=None,  # whole numbers `(N,)`
         steps: int = 1000,  # of the whole run; the learning rate ends at 0 there
         batch: int = 128,
         lr: float = 1e-3,
@@ -359,7 +381,7 @@ class Trainer:
         schedule: str = "cosine",  # or "stable", as in `learning_rate`
         decay: int = 600,  # last steps of "stable"
         objective=None,  # None: `Epsilon()`
-        device: str | None = "cpu",  # None: the best there is
+        device: str | torch.device | None = "cpu",  # None: the best there is
         compile: bool = False,  # torch.compile: slow start, faster steps on a GPU
     ):
         self.hyper = {
@@ -377,7 +399,7 @@ class Trainer:
             "decay": decay,
         }
         check_recipe(self.hyper)
-        check_trainable(network)
+        check_trainable(network, objective)
         labels = check_data(images, labels, network, process, batch)
         self.device = pick_device(device)
         self.hyper["amp"] = fast_bf16(self.device) if amp is None else bool(amp)
@@ -474,6 +496,7 @@ class Trainer:
             return "no checkpoint has been written yet"
         return f"the checkpoint of step {self.saved} is kept"
 
+    @check_arguments(every=(1, LARGEST_SEED))
     def stream(self, every: int = 50):
         "Train to the end, yielding (step, mean loss since the last) every so many steps."
         require(every >= 1, "every", every, "at least 1")
@@ -492,11 +515,13 @@ class Trainer:
         "What a checkpoint says about itself: process, network, settings, and whatever you name."
         return run_card(self, **more)
 
+    @check_arguments
     def save(self, folder: str | Path, **more):
         "Write a checkpoint of this run, atomically; `more` goes into its card."
         save_run(self, Path(folder), **more)
         self.saved = self.done
 
+    @check_arguments
     def resume(self, folder: str | Path) -> "Trainer":
         "Take up a run where `save` left it; the settings must be the same."
         return resume_run(self, Path(folder))
@@ -651,6 +676,7 @@ def restore_moments(trainer: Trainer, p: nn.Parameter, name: str, state: dict):
     trainer.opt.state[p] = held
 
 # %% ../nbs/05_training.ipynb #28312702
+@check_arguments(n=(1, 100_000), points=(1, 100_000), seed=(0, LARGEST_SEED))
 @torch.no_grad()
 def preview(
     denoiser: networks.Denoiser,
@@ -679,6 +705,7 @@ def preview(
 # %% ../nbs/05_training.ipynb #c14339a2
 #| code-fold: true
 #| code-summary: "loss_figure and ProgressBoard: what one watches"
+@check_arguments
 def loss_figure(trainer: Trainer, x: Tensor | None = None):
     "Loss against step (thin), its running mean (thick), and samples `x`; the matplotlib figure."
     import matplotlib.pyplot as plt
@@ -800,6 +827,7 @@ def check_fit(trainer: Trainer, folder: Path, **counts):
             print(said, file=sys.stderr)
 
 
+@check_arguments
 def fit(
     trainer: Trainer,
     folder: str | Path,  # of the checkpoint; a run that has not begun must not overwrite one
@@ -852,8 +880,9 @@ def save_if_possible(trainer: Trainer, folder: Path, more: dict):
 # %% ../nbs/05_training.ipynb #05cafe09
 #| code-fold: true
 #| code-summary: "training_data"
+@check_arguments
 def training_data(
-    source: str,  # 'embedded', a Fashion-MNIST folder, or an .npz file of pictures
+    source: str | Path,  # 'embedded', a Fashion-MNIST folder, or an .npz file of pictures
 ):  # uint8 `(N, C, H, W)`, and labels `(N,)` or None
     "Pictures and labels to train on, from one word of a command line."
     if source == "embedded":

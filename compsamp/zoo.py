@@ -11,6 +11,7 @@ import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from compsamp import (
@@ -28,7 +29,7 @@ from compsamp import (
     splitting,
     training,
 )
-from .core import pick_device, require
+from .core import LARGEST, check_arguments, pick_device, require
 from .forward import LinearSDE, NoisePredictor
 from .sampling import Sampler
 
@@ -164,6 +165,7 @@ def parse_process(text: str) -> LinearSDE:
     return look_up(text, PROCESSES, "process")
 
 
+@check_arguments
 def process_text(process: LinearSDE) -> str:
     "The inverse of `parse_process`."
     return spell_word(process, PROCESSES, "process")
@@ -174,6 +176,7 @@ def parse_sampler(text: str) -> Sampler:
     return look_up(text, SAMPLERS, "sampler")
 
 
+@check_arguments
 def sampler_text(sampler: Sampler) -> str:
     "The inverse of `parse_sampler`."
     return spell_word(sampler, SAMPLERS, "sampler")
@@ -184,6 +187,7 @@ def parse_objective(text: str):
     return look_up(text, OBJECTIVES, "objective")
 
 # %% ../nbs/20_zoo.ipynb #1bbdaef4
+@check_arguments
 def find_process(card: dict) -> LinearSDE:
     """The process that a card names, with its numbers; ValueError for one that is not in
     `PROCESSES`."""
@@ -197,6 +201,7 @@ def find_process(card: dict) -> LinearSDE:
         raise ValueError(f"process = {card!r}: the settings of {name} ({error})") from error
 
 
+@check_arguments
 def build_network(card: dict) -> nn.Module:
     "The network that a card describes, in its parametrisation, with fresh weights."
     spec = card["network"]
@@ -226,9 +231,10 @@ def check_agrees(
     require(not differ, "network", type(network).__name__, allowed)
 
 
+@check_arguments
 def load(
     name: str | Path = "fashion-vp",  # a network of the package, or a checkpoint folder
-    device: str | None = "cpu",  # 'cpu', 'cuda', 'mps'; None: the best there is
+    device: str | torch.device | None = "cpu",  # 'cpu', 'cuda', 'mps'; None: the best there is
     network: nn.Module | None = None,  # one of your own, for weights that are not a UNet's
     amp: bool | None = False,  # run the network in bfloat16; None: where the hardware has it
 ) -> networks.Denoiser:
@@ -248,10 +254,11 @@ def load(
     return denoiser.to(where)
 
 # %% ../nbs/20_zoo.ipynb #7cd994f0
+@check_arguments
 def load_kind(
     kind: type,  # class of the network inside
     name: str | Path,  # a network of the package, or a checkpoint folder
-    device: str | None = "cpu",  # None: the best there is
+    device: str | torch.device | None = "cpu",  # None: the best there is
     wrap=None,  # (network, process) to the network as it is asked; None: as it is
 ) -> networks.Denoiser:
     "A trained network of a class of its own; ValueError if the checkpoint holds another kind."
@@ -265,19 +272,24 @@ def load_kind(
     return load(name, device, network)
 
 
+@check_arguments
 def load_conditional(
     name: str | Path = "fashion-inpaint",  # a network of the package, or a checkpoint folder
-    device: str | None = "cpu",
+    device: str | torch.device | None = "cpu",
 ) -> networks.Denoiser:
     "A trained network that sees the damaged picture, for `inpainting.restore`."
     return load_kind(inpainting.ConditionalUNet, name, device, inpainting.Conditional)
 
 
-def load_guide(name: str | Path, device: str | None = "cpu") -> inpainting.NoisyClassifier:
+@check_arguments
+def load_guide(
+    name: str | Path, device: str | torch.device | None = "cpu"
+) -> inpainting.NoisyClassifier:
     "A trained classifier of noisy states: 'fashion-guide-vp', 'fashion-guide-psld', or a folder."
     return load_kind(inpainting.NoisyClassifier, name, device).network
 
 # %% ../nbs/20_zoo.ipynb #df74b3d2
+@check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12), rho=(1e-3, 1e3), guidance=(0, LARGEST))
 @dataclass(frozen=True)
 class SamplingSpec:
     """Sampler, grid, restarts, module and guidance as one value; `str` gives the text that `parse`
@@ -339,10 +351,12 @@ class SamplingSpec:
         parts = {"sampler": bare, "grid": self.schedule, "restart": ups[0]}
         return parts | ({"module": self.module} if self.module else {})
 
+    @check_arguments
     def intervals(self, process: LinearSDE) -> list:
         "The restarts as `RestartInterval`s of a process."
         return [restart.RestartInterval.from_sigma(process, *up) for up in self.restarts]
 
+    @check_arguments(evals=(1, 1_000_000))
     def route(
         self,
         process: LinearSDE,
@@ -360,6 +374,7 @@ class SamplingSpec:
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
         return restart.route_of(process, times, ups, self.schedule)
 
+    @check_arguments
     def denoiser(self, denoiser: NoisePredictor) -> NoisePredictor:
         "The network this spec draws with: corrected by its module, if it has one."
         return compensation.with_module(denoiser, self.module)
@@ -367,6 +382,7 @@ class SamplingSpec:
 
 def parse_restart(text: str) -> tuple:
     "(low, high, points, repeats) from 'LOW,HIGH,POINTS,REPEATS'."
+    require(isinstance(text, str), "restart", text, "text, as in '0.06,0.3,3,2'", TypeError)
     try:
         low, high, points, repeats = text.split(",")
         return float(low), float(high), int(points), int(repeats)

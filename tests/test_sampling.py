@@ -618,8 +618,8 @@ WRONG = [
     (lambda: sample("ddim", exact(), 5), "sampler = 'ddim'"),
     (lambda: states(EulerMaruyama(), Zero(VP()), [1.0, 0.5], torch.ones(1, 1)), "draw"),
     (lambda: points_for_budget(Heun(), 0), "nfe = 0"),
-    (lambda: points_for_budget(Heun(), 10.5), "nfe = 10.5"),
-    (lambda: points_for_budget(Heun(), True), "nfe = True"),
+    (lambda: points_for_budget(Heun(), 10.5), "budget = 10.5"),
+    (lambda: points_for_budget(Heun(), True), "budget = True"),
     (
         lambda: sample(DDIM(), exact(), Route([1.0, 0.1], ((1, [0.5, 0.2], 1),))),
         "detour",

@@ -235,7 +235,7 @@ def test_networks_for_the_momentum_alone():
     ],
 )
 def test_bad_numbers(bad, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         S.SkipStep(**bad)
     if "eta" not in bad:
         for f in (
