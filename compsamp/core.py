@@ -645,7 +645,7 @@ def show(
     if ax is None:
         rows = -(-len(x) // cols)
         height = rows * size + (0.3 if title else 0)
-        _, ax = plt.subplots(figsize=(cols * size, height), dpi=80)
+        _, ax = plt.subplots(figsize=(cols * size, height))
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)

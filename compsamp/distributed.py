@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['LAUNCHER_VARIABLES', 'DEFAULT_TIMEOUT', 'first_sentence', 'ProcessGroup', 'launcher_variables', 'process_device',
            'wait_limit', 'process_group', 'signature', 'object_signature', 'checksum', 'sampling_card', 'chunk_path',
-           'unfinished_chunks', 'read_chunks', 'remove_chunks', 'sample_distributed', 'chunked_sampling', 'ShardedDice',
-           'ShardedFeed', 'DistributedTrainer', 'distributed_training']
+           'unfinished_chunks', 'read_chunks', 'remove_chunks', 'sample_distributed', 'chunked_sampling',
+           'ShardedRandom', 'ShardedLoader', 'DistributedTrainer', 'distributed_training']
 
 # %% ../nbs/17_distributed.ipynb #babcdbd2
 import contextlib
@@ -410,7 +410,7 @@ def chunked_sampling(
             remove_chunks(folder)
 
 # %% ../nbs/17_distributed.ipynb #e7099354
-class ShardedDice(StepRandom):
+class ShardedRandom(StepRandom):
     "The random numbers of a whole batch, of which a process sees its part."
 
     def __init__(
@@ -437,7 +437,7 @@ class ShardedDice(StepRandom):
         return self.group.shard(super().chance(n * self.group.world_size, p))
 
 
-class ShardedFeed(BatchLoader):
+class ShardedLoader(BatchLoader):
     "A feed of which a process sees its part of every batch."
 
     def __init__(self, feed: BatchLoader, group: ProcessGroup):
@@ -462,14 +462,14 @@ class DistributedTrainer(Trainer):
         require(not self.drops, "dropout", "above 0", allowed)
         self.group = group
         self.leads = group.rank == 0
-        self.feed = ShardedFeed(self.feed, group)
+        self.feed = ShardedLoader(self.feed, group)
         self.checked = False
 
-    def roll(self, i):
+    def step_random(self, i):
         "This process's part of the randomness of step i."
-        return ShardedDice(self.hyper["seed"], i, self.device, self.group)
+        return ShardedRandom(self.hyper["seed"], i, self.device, self.group)
 
-    def meet(self, loss):
+    def share_gradients(self, loss):
         "Average loss and gradients over the group."
         loss = loss.detach().clone()
         gradients = [p.grad for p in self.params if p.grad is not None]
@@ -496,7 +496,7 @@ class DistributedTrainer(Trainer):
 
     def save(self, folder, **more):
         "Process 0 writes; an error in all if it could not, or if they have drifted apart."
-        self.settle()
+        self.collect_losses()
         self.check_equal()
         self.group.only_first(lambda: super(DistributedTrainer, self).save(folder, **more), "save")
 

@@ -440,11 +440,11 @@ class Trainer:
         hidden = dice.chance(len(x), self.hyper["drop_label"])
         return x, torch.where(hidden.to(self.device, non_blocking=True), none, y)
 
-    def roll(self, i: int) -> StepRandom:
+    def step_random(self, i: int) -> StepRandom:
         "The randomness of step i."
         return StepRandom(self.hyper["seed"], i, self.device)
 
-    def meet(self, loss: Tensor) -> Tensor:
+    def share_gradients(self, loss: Tensor) -> Tensor:
         "Called when the gradients are there (chapter 17 averages them); the loss for the record."
         return loss.detach()
 
@@ -455,7 +455,7 @@ class Trainer:
     def step(self) -> Tensor:
         "One update; returns the loss without waiting for it."
         recipe, i = self.hyper, self.done
-        dice = self.roll(i)
+        dice = self.step_random(i)
         x, y = self.pick(i, dice)
         if self.drops:
             torch.manual_seed(dice.seed)
@@ -466,7 +466,7 @@ class Trainer:
         loss = self.objective(self.run, self.mean, self.process, x, y, dice)
         self.opt.zero_grad(set_to_none=True)
         loss.backward()
-        loss = self.meet(loss)
+        loss = self.share_gradients(loss)
         nn.utils.clip_grad_norm_(self.params, recipe["clip"], foreach=True)
         self.opt.step()
         with torch.no_grad():
@@ -477,7 +477,7 @@ class Trainer:
         self.pending.append(loss)
         return loss
 
-    def settle(self):
+    def collect_losses(self):
         "Fetch the losses since the last call; an error at the first one that is not finite."
         if not self.pending:
             return
@@ -504,7 +504,7 @@ class Trainer:
             count = min(every, self.hyper["steps"] - self.done)
             for _ in range(count):
                 self.step()
-            self.settle()
+            self.collect_losses()
             yield self.done, float(np.mean(self.losses[-count:]))
 
     def denoiser(self) -> networks.Denoiser:
@@ -569,7 +569,7 @@ LEFT_OVER = re.compile(r"(weights|resume)-\d{7,}\.safetensors")
 
 def save_run(trainer: Trainer, folder: Path, **more):
     "Write EMA weights and resume state under new names, then the card that names them."
-    trainer.settle()
+    trainer.collect_losses()
     state = networks.inner_network(trainer.ema_net).state_dict()
     parts = {"weights": state, "resume": run_state(trainer)}
     for tensors in parts.values():
@@ -858,7 +858,7 @@ def fit(
             if trainer.leads and sample_every and (i % sample_every == 0 or i == steps):
                 side_output(i, sheet)
             if i % every == 0 or i == steps:
-                trainer.settle()
+                trainer.collect_losses()
                 side_output(i, board.show)
             if i % save_every == 0 and i < steps:
                 save_if_possible(trainer, folder, more)

@@ -59,6 +59,7 @@ STOREYS = (
             "lab.measure",
             "lab.draw",
             "lab.train",
+            "lab.architectures",
             "lab.restart",
             "lab.pfgmpp",
             "lab.emoji",

@@ -510,7 +510,7 @@ def test_objectives_in_the_trainer(tiny, tmp_path, how):
     for trainer in (whole, again):
         trainer.step()
         trainer.step()
-        trainer.settle()
+        trainer.collect_losses()
         assert all(math.isfinite(loss) for loss in trainer.losses)
     assert whole.card()["training"]["objective"] == repr(objective)
     if how != "persistent":

@@ -138,7 +138,7 @@ def test_parts_make_the_whole():
             want = request(training.StepRandom(3, 7, "cpu"), 8)
             got = []
             for rank in range(world_size):
-                dice = D.ShardedDice(3, 7, "cpu", D.ProcessGroup(rank, world_size))
+                dice = D.ShardedRandom(3, 7, "cpu", D.ProcessGroup(rank, world_size))
                 got.append(request(dice, 8 // world_size))
             assert torch.equal(torch.cat(got), want) and not torch.equal(got[0], got[1])
 
@@ -610,7 +610,7 @@ TOGETHER = """
             trainer = make(group, objective)
             for _ in range(12):
                 trainer.step()
-            trainer.settle()
+            trainer.collect_losses()
             said[objective] = trainer.losses
         weights = torch.cat([p.detach().flatten() for p in trainer.params])
         said["weights"] = training.pictures_hash(weights)
@@ -659,7 +659,7 @@ def trainer(objective, group=None, dropout=0.0, **changes):
 def take_steps(trainer, count):
     for _ in range(count):
         trainer.step()
-    trainer.settle()
+    trainer.collect_losses()
     return trainer
 
 

@@ -162,7 +162,7 @@ def losses(objective: str) -> np.ndarray:
     )
     for _ in range(STEPS):
         trainer.step()
-    trainer.settle()
+    trainer.collect_losses()
     return np.array(trainer.losses)
 
 

@@ -74,8 +74,8 @@ def test_resume_is_exact(pictures, tmp_path):
     run(trainer(pictures), 20).save(tmp_path)
     again = run(trainer(pictures).resume(tmp_path), 20)
     same(everything(straight), everything(again))
-    straight.settle()
-    again.settle()
+    straight.collect_losses()
+    again.collect_losses()
     assert straight.losses == again.losses and len(again.losses) == 40
 
 
