@@ -288,10 +288,9 @@ def f64(
     name: str = "values",  # of the argument, for the message
 ) -> Tensor:  # on the CPU
     "`values` in float64, the type of all coefficients; a TypeError for what is not real."
-    kind = str(getattr(values, "dtype", type(values).__name__))
-    real = "complex" not in kind and "bool" not in kind
+    kind = "float" if type(values) is float else str(getattr(values, "dtype", type(values)))
     try:
-        if real:
+        if "complex" not in kind and "bool" not in kind:
             return torch.as_tensor(values, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass  # said below, with the argument's name
