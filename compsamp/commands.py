@@ -5,6 +5,8 @@ __all__ = ['run_demo', 'run_sample', 'run_train', 'run_measure', 'run_race', 'ru
            'run_bench']
 
 # %% ../nbs/90_commands.ipynb #f75e727c
+#| code-fold: true
+#| code-summary: "imports of the module"
 from .experiment import run_command
 
 # %% ../nbs/90_commands.ipynb #63bd4141

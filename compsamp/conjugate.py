@@ -6,6 +6,8 @@ __all__ = ['DAMPING_PATTERNS', 'CONJUGATE_SAMPLERS', 'collocation', 'factor_at_n
            'Conjugate']
 
 # %% ../nbs/11_conjugate.ipynb #4077f41d
+#| code-fold: true
+#| code-summary: "imports of the module"
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -10,6 +10,8 @@ __all__ = ['LARGEST', 'LARGEST_SEED', 'KIND_WORDS', 'PARTIAL', 'PALETTE', 'BLUE'
            'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
+#| code-fold: true
+#| code-summary: "imports of the module"
 import contextlib
 import errno
 import functools

@@ -7,6 +7,8 @@ __all__ = ['LAUNCHER_VARIABLES', 'DEFAULT_TIMEOUT', 'first_sentence', 'ProcessGr
            'ShardedRandom', 'ShardedLoader', 'DistributedTrainer', 'distributed_training']
 
 # %% ../nbs/17_distributed.ipynb #babcdbd2
+#| code-fold: true
+#| code-summary: "imports of the module"
 import contextlib
 import datetime
 import json

@@ -7,6 +7,8 @@ __all__ = ['LIMITS', 'WRONG_SETTINGS', 'Results', 'read_results', 'join_commands
            'run_command', 'exit_code']
 
 # %% ../nbs/21_experiment.ipynb #0b5f4199
+#| code-fold: true
+#| code-summary: "imports of the module"
 import argparse
 import inspect
 import io

@@ -8,6 +8,8 @@ __all__ = ['Classifier', 'check_float_pictures', 'features', 'check_features', '
            'make_features']
 
 # %% ../nbs/06_metrics.ipynb #f6612be8
+#| code-fold: true
+#| code-summary: "imports of the module"
 import json
 import platform
 from pathlib import Path

@@ -10,6 +10,8 @@ __all__ = ['PARAMETRISATIONS', 'MOST_PARAMETERS', 'WEIGHTS', 'time_features', 'R
            'fill_weights', 'DenoiserWrapper']
 
 # %% ../nbs/04_networks.ipynb #4038d17c
+#| code-fold: true
+#| code-summary: "imports of the module"
 import copy
 import hashlib
 import inspect

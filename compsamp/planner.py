@@ -6,6 +6,8 @@ __all__ = ['RESTART_LEVELS', 'MAIN_SHARES', 'REPEATS', 'spectrum', 'gaussian_gai
            'restart_candidates', 'RestartForecast', 'rank_candidates', 'plan_restart', 'plan_from_table']
 
 # %% ../nbs/22_planner.ipynb #4c232795
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
 import math
 from collections import deque

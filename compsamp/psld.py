@@ -5,6 +5,8 @@ __all__ = ['PSLD_SAMPLERS', 'drift_and_diffusion', 'phi3', 'critical_kernel', 'P
            'reference_flow']
 
 # %% ../nbs/10_psld.ipynb #59e68122
+#| code-fold: true
+#| code-summary: "imports of the module"
 import math
 from dataclasses import dataclass
 from typing import ClassVar

@@ -5,6 +5,8 @@ __all__ = ['SNAP_WARNS_ABOVE', 'RestartInterval', 'snap', 'warn_if_snapped_far',
            'timeline']
 
 # %% ../nbs/13_restart.ipynb #8189437b
+#| code-fold: true
+#| code-summary: "imports of the module"
 import math
 import warnings
 from dataclasses import dataclass

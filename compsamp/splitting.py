@@ -6,6 +6,8 @@ __all__ = ['NSE', 'RSE', 'NVV', 'RVV', 'NOBA', 'ROBA', 'NBAO', 'RBAO', 'NOBAB', 
            'noise_letter', 'compose_letters', 'conjugate_letter', 'check_splitting', 'Splitting']
 
 # %% ../nbs/12_splitting.ipynb #ec7fde03
+#| code-fold: true
+#| code-summary: "imports of the module"
 from dataclasses import dataclass
 from functools import cached_property, partial
 

@@ -9,6 +9,8 @@ __all__ = ['PLAIN_OBJECTIVES', 'SCHEDULES', 'LEFT_OVER', 'StepRandom', 'draw_tim
            'save_if_possible', 'training_data']
 
 # %% ../nbs/05_training.ipynb #8158d537
+#| code-fold: true
+#| code-summary: "imports of the module"
 import contextlib
 import copy
 import math

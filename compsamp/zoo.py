@@ -7,6 +7,8 @@ __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings
            'load_guide', 'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
+#| code-fold: true
+#| code-summary: "imports of the module"
 import typing
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -6,6 +6,8 @@ __all__ = ['MEMORY_PROBE', 'interleave', 'median_ratio', 'ZeroNetwork', 'traject
            'bench']
 
 # %% ../../nbs/lab_bench.ipynb #c1c27af1
+#| code-fold: true
+#| code-summary: "imports of the module"
 import subprocess
 import sys
 import time

@@ -7,6 +7,8 @@ __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'read_claims',
            'judge_claim', 'claims_ledger', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
+#| code-fold: true
+#| code-summary: "imports of the module"
 import math
 import re
 import tomllib

@@ -6,6 +6,8 @@ __all__ = ['COMPENSATION_ARMS', 'CompensationArm', 'NetworkWithCorrection', 'com
            'steps_saved']
 
 # %% ../../nbs/lab_compensation.ipynb #8bf45be9
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
 import math
 from dataclasses import dataclass

@@ -4,6 +4,8 @@
 __all__ = ['draw', 'drawing_spec', 'cut', 'check_drawing', 'draw_one', 'save_samples']
 
 # %% ../../nbs/lab_draw.ipynb #3d9284a2
+#| code-fold: true
+#| code-summary: "imports of the module"
 import os
 from pathlib import Path
 from typing import Literal

@@ -5,6 +5,8 @@ __all__ = ['METHOD_WORDS', 'read_picture', 'read_mask', 'inpaint', 'restore_one'
            'measure_inpainting', 'compare_methods', 'method_line']
 
 # %% ../../nbs/lab_inpainting.ipynb #ef1034f4
+#| code-fold: true
+#| code-summary: "imports of the module"
 from pathlib import Path
 from typing import Literal
 

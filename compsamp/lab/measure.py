@@ -5,6 +5,8 @@ __all__ = ['ROWS', 'row_spec', 'measure', 'real_floor', 'check_measure', 'measur
            'demo_quality', 'demo_table', 'save_demo']
 
 # %% ../../nbs/lab_measure.ipynb #7e34152e
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
 import sys
 from pathlib import Path

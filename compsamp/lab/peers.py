@@ -7,6 +7,8 @@ __all__ = ['PEERS_FILE', 'PEERS', 'INSTALL_COMMANDS', 'PEER_GRIDS', 'discrete_ta
            'correct_with_module', 'draw_row', 'draw_peer']
 
 # %% ../../nbs/lab_peers.ipynb #aa91a0b1
+#| code-fold: true
+#| code-summary: "imports of the module"
 import importlib
 import importlib.util
 import inspect

@@ -4,6 +4,8 @@
 __all__ = ['measure_restart', 'arm_seed_line', 'paired_interval']
 
 # %% ../../nbs/lab_pfgmpp.ipynb #c5921d32
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
 from pathlib import Path
 

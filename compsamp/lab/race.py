@@ -9,6 +9,8 @@ __all__ = ['RACE_FILE', 'SETTINGS_FILE', 'RACE_SETTINGS', 'LEAST_SEEDS', 'FIELDS
            'measure_beside', 'in_float32', 'report', 'spell_ratio']
 
 # %% ../../nbs/lab_race.ipynb #f04e1f03
+#| code-fold: true
+#| code-summary: "imports of the module"
 import importlib.metadata
 import importlib.util
 import itertools

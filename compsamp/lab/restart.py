@@ -6,6 +6,8 @@ __all__ = ['SYNTHETIC_PROCESS', 'SYNTHETIC_TOP', 'SYNTHETIC_BOTTOM', 'SYNTHETIC_
            'methods_of', 'restart_synthetic', 'synthetic_line']
 
 # %% ../../nbs/lab_restart.ipynb #fd03ed97
+#| code-fold: true
+#| code-summary: "imports of the module"
 from collections import deque
 from pathlib import Path
 

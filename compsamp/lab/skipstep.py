@@ -5,6 +5,8 @@ __all__ = ['ARM_NAMES', 'COMPARED_AT', 'SkipArm', 'parse_arm', 'skipstep_experim
            'SkipRun', 'skipstep_line', 'answer_slopes']
 
 # %% ../../nbs/lab_skipstep.ipynb #67b5c2a2
+#| code-fold: true
+#| code-summary: "imports of the module"
 import itertools
 import time
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ __all__ = ['SETTINGS', 'train', 'say_finished', 'begin_run', 'settle_settings', 
            'make_trainer']
 
 # %% ../../nbs/lab_train.ipynb #84583a69
+#| code-fold: true
+#| code-summary: "imports of the module"
 import contextlib
 import os
 from pathlib import Path
