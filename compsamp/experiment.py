@@ -53,6 +53,7 @@ class Results:
         self.path = Path(path)
         require_output(self.path, "out")
         setup = json.loads(json.dumps(setup))  # tuples become lists, as in the file
+        self.seen = self.written_at()
         held = read_results(self.path) if self.path.exists() else {"setup": setup, "cells": []}
         both = dict.fromkeys(held["setup"]) | setup  # what either of the two says
         allowed = "results of the same set-up, or a new file"
@@ -70,6 +71,22 @@ class Results:
         "The cells whose entries are these."
         return [c for c in self.cells if all(c.get(name) == v for name, v in key.items())]
 
+    def written_at(self) -> int:
+        "When the file was last written, by anyone; 0 if there is none."
+        return self.path.stat().st_mtime_ns if self.path.exists() else 0
+
+    def refresh(self):
+        "Take up the cells that another process has added to the file meanwhile."
+        if self.written_at() in (0, self.seen):
+            return
+        held = read_results(self.path)
+        allowed = "the file this run began with; another process has replaced it"
+        check_same("out", self.path, held["setup"], self.data["setup"], allowed)
+        known = {json.dumps(cell, sort_keys=True) for cell in self.cells}
+        new = [cell for cell in held["cells"] if json.dumps(cell, sort_keys=True) not in known]
+        self.cells.extend(new)
+        self.seen = self.written_at()
+
     def add(self, **cell):
         "One more cell, on disk before this returns."
         self.cells.append(cell)
@@ -77,8 +94,10 @@ class Results:
 
     def save(self, **more):
         "Write the file, atomically; `more` stands beside the cells."
+        self.refresh()
         self.data |= more
         write_sealed(self.path, self.data)
+        self.seen = self.written_at()
 
     def fill(
         self,
@@ -88,9 +107,13 @@ class Results:
     ) -> "Results":
         "Measure the cells that are not there yet."
         for key in keys:
+            self.refresh()
             if self.where(**key):
                 continue
             cell = key | measure(**key)
+            self.refresh()
+            if self.where(**key):  # another process was faster
+                continue
             self.add(**cell)
             if say is not None:
                 print(say(cell), flush=True)
