@@ -139,8 +139,8 @@ def held_out_error(denoiser, images: Tensor, labels: Tensor, rounds: int = 8) ->
 def compare_architectures(
     out: str | Path,  # the file of results; it resumes
     names: list | None = None,  # of the networks; None: all
-    seconds: float = 180.0,  # of training, for each
-    rates: tuple = (1e-3, 3e-3),  # learning rates
+    seconds: float = 75.0,  # of training, for each
+    rates: tuple = (2e-3,),  # learning rates
     seeds: tuple = (0,),  # of training
     n: int = 500,  # pictures drawn
     small: bool = False,  # the 5,000 pictures of the package instead of the 60,000
@@ -157,7 +157,8 @@ def compare_architectures(
     setup = {"seconds": seconds, "batch": 128, "n": n, "nfe": 20, "row": "dpmpp2m@karras"}
     setup |= {"pictures": len(images), "labels": "in turn", "against": "test"}
     setup |= {"amp": fast_bf16(torch.device("cpu"))}
-    command = f"compare_architectures({Path(out).name!r}, seconds={seconds:g}, seeds={seeds})"
+    command = f"compare_architectures({Path(out).name!r}, seconds={seconds:g}"
+    command += f", rates={tuple(rates)}, seeds={tuple(seeds)})"
     results = Results(out, setup, command, hardware="one CPU core")
     classifier, reference = metrics.load_classifier("cpu"), metrics.reference("test")
 
