@@ -462,7 +462,7 @@ call(
     "training.fit",
     training.fit,
     trainer=RUN,
-    folder=FOLDER / "run",
+    folder=FOLDER / "fit",
     every=10,
     progress=False,
     _taken={n: {"vast"} for n in ("save_every", "sample_every", "every", "samples")},
