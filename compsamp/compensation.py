@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import data, networks, training
 from compsamp.core import (
-    LARGEST_SEED,
+    LARGEST_INT,
     affine,
     brief_value,
     check_arguments,
@@ -34,6 +34,7 @@ from compsamp.core import (
     per_sample,
     records,
     require,
+    require_one_of,
 )
 from .forward import LinearSDE, NoisePredictor, mean_state
 from .sampling import DDIM, Sampler, check_grid, grid, signal_and_noise
@@ -51,8 +52,7 @@ def check_strength(
     allowed = "a number in [0, 1]: 0 is off, 1 puts the module in place of the estimate"
     is_strength = is_real(strength) and 0 <= strength <= 1
     require(is_strength, "strength", brief_value(strength), allowed)
-    known = isinstance(reading, str) and reading in READINGS
-    require(known, "reading", brief_value(reading), f"one of {', '.join(READINGS)}")
+    require_one_of("reading", reading, READINGS)
 
 
 def fresh_variance(
@@ -129,7 +129,6 @@ class Compensated(networks.DenoiserWrapper):
     ):
         super().__init__(denoiser)
         check_strength(strength)
-        require(callable(module), "module", module, "a network or a function", TypeError)
         card, shape = getattr(module, "card", {}), getattr(denoiser, "shape", None)
         check_module_card(card, denoiser.process, shape)
         self.module = module
@@ -247,7 +246,7 @@ class ModuleObjective:
     def __post_init__(self):
         process, finer = self.main.process, self.pairs == "finer"
         require(process.k == 1, "process", process, "k = 1: the roll-outs are DDIM's")
-        require(self.pairs in PAIRS, "pairs", self.pairs, f"one of {', '.join(PAIRS)}")
+        require_one_of("pairs", self.pairs, PAIRS)
         enough = is_count(self.points) and self.points >= 2
         require(enough, "points", self.points, "a whole number, at least 2")
         least, allowed = 2 if finer else 1, "a whole number, at least 2"
@@ -316,7 +315,6 @@ class LightUNet(networks.UNet):
         patch: int = 4,  # pixels along a patch; divides the picture's sides
         depth: int = 1,  # residual blocks per resolution
     ):
-        require(is_count(patch) and patch >= 1, "patch", patch, "a whole number, at least 1")
         super().__init__(channels * patch**2, width, mults, depth, (), 0)
         self.config = {"channels": channels, "width": width, "mults": list(mults)}
         self.config |= {"patch": patch, "depth": depth}
@@ -336,7 +334,7 @@ class LightUNet(networks.UNet):
 # %% ../nbs/08_compensation.ipynb #dcc507e1
 #| code-fold: true
 #| code-summary: "a module for a network, with its card, and its price"
-@check_arguments(seed=(0, LARGEST_SEED))
+@check_arguments(seed=(0, LARGEST_INT))
 def light_module(
     denoiser: networks.Denoiser,  # the network it shall serve
     width: int = 8,  # a multiple of 8
@@ -496,7 +494,7 @@ def check_images(images: Tensor):
     require(sound, "images", brief_value(images), "uint8 or floats, (n, C, H, W)")
 
 
-@check_arguments(n=(1, LARGEST_SEED), batch=(1, LARGEST_SEED), seed=(0, LARGEST_SEED))
+@check_arguments(n=(1, LARGEST_INT), batch=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 @torch.no_grad()
 def fit_timewise_scaling(
     objective: ModuleObjective,  # whose pairs: 'finer', as a rule
@@ -548,8 +546,8 @@ class Compensation(Velocity):
     error: str = "v"  # whose mean square is the loss: 'v', or 'x0' (the paper's)
 
     def __post_init__(self):
-        require(self.error in ERRORS, "error", self.error, f"one of {', '.join(ERRORS)}")
-        require(self.states in STATES, "states", self.states, f"one of {', '.join(STATES)}")
+        require_one_of("error", self.error, ERRORS)
+        require_one_of("states", self.states, STATES)
         enough = is_count(self.points) and self.points >= 2
         require(enough, "points", self.points, "a whole number, at least 2")
         check_strength(self.strength, self.reading)
@@ -638,7 +636,7 @@ COMPENSATION_OBJECTIVES = {"compensation": Compensation}
 # %% ../nbs/08_compensation.ipynb #ad7e3fe2
 #| code-fold: true
 #| code-summary: "the size of the correction along a grid"
-@check_arguments(x0=float, times=float, seed=(0, LARGEST_SEED))
+@check_arguments(x0=float, times=float, seed=(0, LARGEST_INT))
 @torch.no_grad()
 def correction_size(
     denoiser: NoisePredictor,  # with k = 1

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import LARGEST_SEED, atomic, brief_value, check_arguments, require
+from .core import LARGEST_INT, atomic, brief_value, check_arguments, require
 
 # %% ../nbs/03_data.ipynb #50ab0bf9
 #| code-fold: true
@@ -173,7 +173,7 @@ def fashion(
     return torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
 
 # %% ../nbs/03_data.ipynb #e2991bab
-@check_arguments(seed=(0, LARGEST_SEED), per_class=(1, 6000))
+@check_arguments(seed=(0, LARGEST_INT), per_class=(1, 6000))
 def make_embedded(
     folder: str | Path | None,  # where the full set lies, as for `fashion`
     out: str | Path,  # the .npz to write

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'WRONG_SETTINGS', 'Results', 'read_results', 'join_commands', 'require_output', 'require_within',
-           'compile_network', 'labels_in_turn', 'resolve_labels', 'generate', 'score', 'generate_and_score',
-           'parameter_comments', 'add_argument', 'spell_default', 'option_type', 'command_parser', 'spell_command',
-           'run_command', 'exit_code']
+           'compile_network', 'labels_in_turn', 'resolve_labels', 'generate', 'score', 'real_floor',
+           'generate_and_score', 'parameter_comments', 'add_argument', 'spell_default', 'option_type', 'command_parser',
+           'spell_command', 'run_command', 'exit_code']
 
 # %% ../nbs/21_experiment.ipynb #0b5f4199
 #| code-fold: true
@@ -25,7 +25,7 @@ import torch
 
 from . import __version__, metrics, sampling
 from compsamp.core import (
-    LARGEST_SEED,
+    LARGEST_INT,
     check_arguments,
     check_output,
     check_same,
@@ -160,8 +160,8 @@ def require_output(path: str | Path, argument: str = "out", endings: tuple = ())
 LIMITS = {  # least and largest value of what several commands ask for
     "n": (128, 1_000_000),
     "nfe": (1, 10_000),
-    "seed": (0, 2**63 - 1),
-    "seeds": (0, 2**63 - 1),
+    "seed": (0, LARGEST_INT),
+    "seeds": (0, LARGEST_INT),
     "measure": (128, 1_000_000),
     "steps": (1, 100_000_000),
     "batch": (1, 1_000_000),
@@ -213,7 +213,7 @@ def resolve_labels(
     return labels_in_turn(denoiser, n)
 
 
-@check_arguments(n=(1, LARGEST_SEED), seed=(0, LARGEST_SEED))
+@check_arguments(n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate(
     denoiser: NoisePredictor,  # a network bound to its process, or an exact mixture
     spec: SamplingSpec | str,  # how to sample
@@ -262,7 +262,16 @@ def score(
     return judged
 
 
-@check_arguments(n=(1, LARGEST_SEED), seed=(0, LARGEST_SEED))
+def real_floor(
+    setup: dict,  # of a results file: n, against, labels
+) -> float:
+    "The distance of as many real pictures, their classes in turn if those drawn are."
+    reference, in_turn = metrics.reference(setup["against"]), setup["labels"] == "in turn"
+    n = min(setup["n"], 9750)  # of training pictures with classes in turn there are no more
+    return float(metrics.frechet_floor(n, reference, range(20), balanced=in_turn).mean())
+
+
+@check_arguments(n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate_and_score(
     denoiser: NoisePredictor,
     spec: SamplingSpec | str,

@@ -7,7 +7,6 @@ __all__ = ['FLOW_SAMPLERS', 'TIME_LAWS', 'FLOW_OBJECTIVES', 'ExactMean', 'FlowHe
 # %% ../nbs/18_flow.ipynb #a1d93c8e
 #| code-fold: true
 #| code-summary: "imports of the module"
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -125,7 +124,6 @@ def shift(
 ) -> Tensor:  # float64, of the same shape
     "The time shift of Stable Diffusion 3: a t / (1 + (a - 1) t) (Esser et al. 2024, Eq. 23)."
     t = f64(times, "times")
-    require(0 < factor < math.inf, "factor", factor, "a finite number above 0")
     require(bool(((t >= 0) & (t <= 1)).all()), "times", times, "flow times, in [0, 1]")
     return factor * t / (factor * t + (1 - t))
 

@@ -478,7 +478,6 @@ def discrete_times(
     process: Equation | None = None,  # None: T = 1
 ) -> Tensor:
     "The n times (i+1) T/n that discrete-time libraries number i = 0 .. n-1, float64."
-    require(n >= 1, "n", n, "at least 1")
     last = process.T if process else 1.0
     return torch.arange(1, n + 1, dtype=torch.float64) / n * last
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from . import compensation, data, metrics, networks, restart, sampling, training
 from compsamp.core import (
     LARGEST,
-    LARGEST_SEED,
+    LARGEST_INT,
     Record,
     atomic,
     brief_value,
@@ -35,6 +35,7 @@ from compsamp.core import (
     is_count,
     mix,
     require,
+    require_one_of,
 )
 from .forward import LinearSDE, NoisePredictor, mean_state
 from .mixtures import ExactDenoiser
@@ -155,7 +156,7 @@ def masks(
     return ~torch.from_numpy(np.stack(hidden))[:, None]
 
 
-@check_arguments(x=float, others=float, seed=(0, LARGEST_SEED), first=(0, LARGEST_SEED))
+@check_arguments(x=float, others=float, seed=(0, LARGEST_INT), first=(0, LARGEST_INT))
 def damage(
     x: Tensor,  # pictures in [-1, 1], `(n, C, H, H)`
     kind: str,  # as for `masks`
@@ -317,7 +318,7 @@ def with_replacement(
     return Replaced(sampler, known, mask), times
 
 
-@check_arguments(seed=(0, LARGEST_SEED), first=(0, LARGEST_SEED), batch=(1, LARGEST_SEED))
+@check_arguments(seed=(0, LARGEST_INT), first=(0, LARGEST_INT), batch=(1, LARGEST_INT))
 @torch.no_grad()
 def restore(
     denoiser: NoisePredictor,
@@ -336,7 +337,6 @@ def restore(
     allowed = "a mask: only a conditional network can do without"
     require(mask is not None or sees, "mask", mask, allowed)
     known = None if mask is None else check_mask(mask, x)
-    require(is_count(batch) and batch >= 1, "batch", batch, "a whole number, at least 1")
     sampler = sampler or default_sampler(denoiser.process)
     runs = []
     for start in range(0, len(x), batch):
@@ -365,8 +365,6 @@ def resampled(
 ) -> Route:
     """RePaint's schedule as a route: every `jump` steps go up by the process to where the stretch
     began, and down again (Lugmayr et al. 2022, Sec. 4.2)."""
-    require(is_count(jump) and jump >= 1, "jump", jump, "a whole number, at least 1")
-    require(is_count(repeats), "repeats", repeats, "a whole number, at least 0")
     main = grid(process, n, kind)
     require(n > jump, "n", n, f"more points than jump = {jump}")
     ends = range(jump, n, jump) if repeats else ()
@@ -396,7 +394,7 @@ def method(
     sampler: Sampler | None = None,  # None: DDIM, with fresh noise unless the name says DDIM
 ) -> tuple:  # sampler, grid or route
     "The sampler and the grid or route of a method; all grids uniform."
-    require(name in METHODS[1:], "method", name, f"one of {', '.join(METHODS[1:])}")
+    require_one_of("method", name, METHODS[1:])
     usual = sampling.DDIM() if "DDIM" in name else default_sampler(process)
     sampler = sampler or usual
     if name == "one evaluation":
@@ -712,8 +710,6 @@ class Guided(networks.DenoiserWrapper):
         scale: float = 1.0,  # 1: the posterior, more: sharper; 0: off
     ):
         super().__init__(denoiser)
-        require(callable(log_prob), "log_prob", log_prob, "a function of z and t", TypeError)
-        require(0 <= scale < math.inf, "scale", scale, "a finite number, at least 0")
         self.log_prob = log_prob
         self.labels = labels
         self.scale = scale

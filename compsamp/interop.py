@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from compsamp.core import (
     LARGEST,
-    LARGEST_SEED,
+    LARGEST_INT,
     Noise,
     as_real,
     atomic,
@@ -46,6 +46,7 @@ from compsamp.core import (
     mix,
     pick_device,
     require,
+    require_one_of,
     write_json,
 )
 from .flow import Flow, PredictFlow
@@ -227,7 +228,6 @@ class ForeignNetwork(nn.Module):
         learned_variance: bool = False,  # twice the channels come back: keep the first half
     ):
         super().__init__()
-        require(callable(net), "net", net, "a module or a function", TypeError)
         allowed = "a dict, where there is an empty condition"
         require(conditions or empty is None, "conditions", conditions, allowed)
         self.net, self.time, self.name = net, time, name
@@ -303,7 +303,7 @@ def wrap(
     **settings,  # of the parametrisation: sigma_data for edm
 ) -> Denoiser:
     "Somebody else's network or function as our `Denoiser`."
-    require(predicts in PREDICTS, "predicts", predicts, f"one of {', '.join(PREDICTS)}")
+    require_one_of("predicts", predicts, PREDICTS)
     require(process.k == 1, "process", process, "one with k = 1")
     time = time or same_time
     foreign = ForeignNetwork(net, time, conditions, empty, name, integer_time, learned_variance)
@@ -1508,7 +1508,7 @@ SCHEDULER_LIMITS = {
     "base_image_seq_len": (1, 1_000_000_000),
     "max_image_seq_len": (1, 1_000_000_000),
     "time_shift_type": ("exponential", "linear"),
-    "seed": (0, LARGEST_SEED),
+    "seed": (0, LARGEST_INT),
 }
 
 

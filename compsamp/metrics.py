@@ -20,7 +20,7 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 from compsamp.core import (
-    LARGEST_SEED,
+    LARGEST_INT,
     atomic,
     check_arguments,
     check_seal,
@@ -85,7 +85,7 @@ def check_float_pictures(
     require(low < 0 or high <= 0, "x", seen, allowed)
 
 
-@check_arguments(batch=(1, LARGEST_SEED))
+@check_arguments(batch=(1, LARGEST_INT))
 @torch.no_grad()
 def features(
     x: Tensor,  # pictures `(N, 1, 28, 28)`: uint8, or floats in about [-1, 1]
@@ -206,7 +206,7 @@ def reference(
     return dict(moments, some=single[:some], labels=labels[:some])
 
 # %% ../nbs/06_metrics.ipynb #c98b32d2
-@check_arguments(feats=float, labels=int, seeds=(0, LARGEST_SEED))
+@check_arguments(feats=float, labels=int, seeds=(0, LARGEST_INT))
 def frechet_floor(
     n: int,  # pictures in each draw
     against: dict,  # moments, as from `reference('test')`
@@ -258,7 +258,7 @@ def frechet_limit(
     return float(limit), float(slope)
 
 # %% ../nbs/06_metrics.ipynb #11481db6
-@check_arguments(points=float, block=(1, LARGEST_SEED))
+@check_arguments(points=float, block=(1, LARGEST_INT))
 def neighbour_radii(
     points: Tensor,  # `(n, d)`
     k: int = 3,  # which neighbour
@@ -272,7 +272,7 @@ def neighbour_radii(
     return torch.cat(parts)
 
 
-@check_arguments(x=float, centres=float, radius=float, block=(1, LARGEST_SEED))
+@check_arguments(x=float, centres=float, radius=float, block=(1, LARGEST_INT))
 def inside_balls(
     x: Tensor,  # `(n, d)`: which of these
     centres: Tensor,  # `(m, d)`: lie in a ball around one of these
@@ -346,7 +346,7 @@ def wasserstein(
     return float(cost[linear_sum_assignment(cost)].mean() ** (1 / p))
 
 
-@check_arguments(x=float, y=float, p=(1, 100), projections=(1, 1_000_000), seed=(0, LARGEST_SEED))
+@check_arguments(x=float, y=float, p=(1, 100), projections=(1, 1_000_000), seed=(0, LARGEST_INT))
 def sliced_wasserstein(
     x: Tensor,  # `(n, d)`
     y: Tensor,  # `(n, d)`
@@ -356,7 +356,6 @@ def sliced_wasserstein(
 ) -> float:
     "Sliced Wasserstein-p distance of two clouds of equal size, equation (6); not squared."
     x, y = check_clouds(x, y, p)
-    require(projections >= 1, "projections", projections, "at least 1")
     draws = np.random.default_rng(seed).standard_normal((projections, x.shape[1]))
     directions = torch.from_numpy(draws)
     directions = directions / directions.norm(dim=1, keepdim=True)
@@ -412,7 +411,7 @@ def check_labelled(
     return labels
 
 
-@check_arguments(epochs=(1, 100_000), seed=(0, LARGEST_SEED), batch=(1, LARGEST_SEED), lr=(0, 1e3))
+@check_arguments(epochs=(1, 100_000), seed=(0, LARGEST_INT), batch=(1, LARGEST_INT), lr=(0, 1e3))
 def train_classifier(
     images: Tensor,  # uint8 `(N, 1, 28, 28)`
     labels: Tensor,  # classes `(N,)`
@@ -507,7 +506,7 @@ def load_classifier(
     return classifier.eval().requires_grad_(False).to(pick_device(device))
 
 
-@check_arguments(train=(1, 60_000), test=(1, 10_000), seed=(0, LARGEST_SEED))
+@check_arguments(train=(1, 60_000), test=(1, 10_000), seed=(0, LARGEST_INT))
 def make_features(
     folder: str | Path | None,  # where the full set lies, as for `data.fashion`
     out: str | Path,  # the .npz to write

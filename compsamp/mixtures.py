@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compsamp.core import (
     LARGEST,
-    LARGEST_SEED,
+    LARGEST_INT,
     as_real,
     blocks,
     brief_value,
@@ -68,14 +68,13 @@ class GaussianMixture:
         # (n, d) and (n, d, d): covs = U diag(eigenvalues) U'
         self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.covs)
 
-    @check_arguments(n=(1, 100_000_000), seed=(0, LARGEST_SEED))
+    @check_arguments(n=(1, 100_000_000), seed=(0, LARGEST_INT))
     def sample(
         self,
         n: int,  # how many
         seed: int = 0,
     ) -> Tensor:  # `(n, d)`, float64
         "Independent samples, the same ones for the same seed."
-        require(n >= 1, "n", n, "at least 1")
         generator = torch.Generator().manual_seed(seed)
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         draw = torch.randn(n, self.d, generator=generator, dtype=torch.float64)
@@ -271,7 +270,7 @@ def state_scale(
 
 # %% ../nbs/02_mixtures.ipynb #7a207a4c
 @check_arguments(
-    amplitude=(0, LARGEST), seed=(0, LARGEST_SEED), length=(1e-6, LARGEST), features=(1, 1_000_000)
+    amplitude=(0, LARGEST), seed=(0, LARGEST_INT), length=(1e-6, LARGEST), features=(1, 1_000_000)
 )
 class PerturbedDenoiser(NoisePredictor):
     "A denoiser plus a fixed, smooth, seeded error in eps (Eq. 8)."
@@ -287,12 +286,6 @@ class PerturbedDenoiser(NoisePredictor):
         is_denoiser = isinstance(denoiser, NoisePredictor)
         kind = type(denoiser).__name__
         require(is_denoiser, "denoiser", kind, "a NoisePredictor", TypeError)
-        allowed = "a relative error >= 0, such as 0.05"
-        require(0 <= amplitude < math.inf, "amplitude", amplitude, allowed)
-        whole_seed = isinstance(seed, int) and seed >= 0
-        require(whole_seed, "seed", seed, "a whole number >= 0")
-        require(length > 0, "length", length, "above 0")
-        require(features >= 1, "features", features, "at least 1")
         super().__init__(denoiser.process)
         self.denoiser, self.amplitude, self.seed = denoiser, amplitude, seed
         self.length, self.features = length, features

@@ -388,7 +388,6 @@ class PredictEDM(Parametrised):
     ):
         super().__init__(net, process)
         self.sigma_data = sigma_data
-        require(sigma_data > 0, "sigma_data", sigma_data, "above 0")
 
     def parts(self, mu, C):
         "Eq. 5b with d = sigma_data; the network speaks of x0, so w turns round."

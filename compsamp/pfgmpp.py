@@ -150,7 +150,6 @@ def restart_arm(
     process: PFGMpp,
 ):
     "The route of an arm: 18 points, 22 points, or 18 and the interval of Restart's Table 3."
-    require(arm in RESTART_ARMS, "arm", arm, f"one of {RESTART_ARMS}")
     interval = RestartInterval(t_min=0.14, t_max=0.30, points=3, repeats=2)
     intervals = [interval] if arm.startswith("restart") else []
     return restart(process, 22 if arm == "heun, same budget" else 18, intervals)

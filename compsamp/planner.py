@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .core import LARGEST_SEED, Noise, check_arguments, f64, require
+from .core import LARGEST_INT, Noise, check_arguments, f64, require
 from .forward import LinearSDE, NoisePredictor, cholesky
 from .networks import check_state
 from .restart import RestartInterval, points_after_restarts, route_of, snap
@@ -159,7 +159,7 @@ def forecast_error(
     return float(torch.stack(relative).square().mean().sqrt())
 
 
-@check_arguments(pictures=float, seed=(0, LARGEST_SEED))
+@check_arguments(pictures=float, seed=(0, LARGEST_INT))
 @torch.no_grad()
 def detour_error(
     sampler: Sampler,
@@ -313,8 +313,8 @@ def rank_candidates(
     budget=(1, 1_000_000),
     pictures=float,
     sizes=(2, 1_000_000),
-    batch=(2, LARGEST_SEED),
-    seed=(0, LARGEST_SEED),
+    batch=(2, LARGEST_INT),
+    seed=(0, LARGEST_INT),
 )
 @torch.no_grad()
 def plan_restart(

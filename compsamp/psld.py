@@ -149,8 +149,6 @@ def CLD(
     beta_max: float | None = None,  # CLD's own rate at t = 1, linear in between; None: constant
 ) -> PSLD:
     "Critically damped Langevin diffusion (Dockhorn et al. 2022, Eq. 5): PSLD with gamma = 0."
-    require(0 < friction < math.inf, "friction", friction, "above 0")
-    require(0 < beta < math.inf, "beta", beta, "above 0")
     doubled = None if beta_max is None else 2 * beta_max
     return PSLD(gamma=0.0, nu=4 / friction, beta=2 * beta, kappa=kappa, beta_max=doubled)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from compsamp.core import (
     LARGEST,
-    LARGEST_SEED,
+    LARGEST_INT,
     Noise,
     affine,
     as_real,
@@ -665,7 +665,7 @@ def start_state(
 # %% ../nbs/07_sampling.ipynb #53b0e410
 #| code-fold: true
 #| code-summary: "sample: the driver"
-@check_arguments(seed=(0, LARGEST_SEED), first=(0, LARGEST_SEED))
+@check_arguments(seed=(0, LARGEST_INT), first=(0, LARGEST_INT))
 def sample(
     sampler: Sampler,
     denoiser: NoisePredictor,
@@ -943,8 +943,8 @@ class EDMHeun(Sampler):
     k: ClassVar[int] = 1
 
     def __post_init__(self):
-        require_size("s_churn", as_real("s_churn", self.s_churn), zero=True)
-        require_size("s_noise", as_real("s_noise", self.s_noise))
+        require_size("s_churn", self.s_churn, zero=True)
+        require_size("s_noise", self.s_noise)
         require_range(self.s_min, self.s_max)
 
     @property

@@ -23,6 +23,7 @@ from compsamp.core import (
     mix,
     per_sample,
     require,
+    require_one_of,
 )
 from .forward import LinearSDE, NoisePredictor, cholesky
 from .sampling import check_grid, identity_blocks, transfer
@@ -71,8 +72,7 @@ VARIANTS = ("published", "shared", "consistent")
 
 def check_weights(variant, tau, eta):
     "ValueError unless these are a variant of the loss and its two weights."
-    known = isinstance(variant, str) and variant in VARIANTS
-    require(known, "variant", brief_value(variant), f"one of {', '.join(VARIANTS)}")
+    require_one_of("variant", variant, VARIANTS)
     for name, weight in (("tau", tau), ("eta", eta)):
         within = is_real(weight) and 0 <= weight <= 1
         require(within, name, brief_value(weight), "a number in [0, 1]")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from . import data, forward, networks
 from compsamp.core import (
     LARGEST,
-    LARGEST_SEED,
+    LARGEST_INT,
     brief_value,
     check_arguments,
     check_output,
@@ -39,6 +39,7 @@ from compsamp.core import (
     per_sample,
     pick_device,
     require,
+    require_one_of,
     require_size,
     save_png,
     write_sealed,
@@ -46,7 +47,7 @@ from compsamp.core import (
 from .forward import LinearSDE, cholesky, mean_state
 
 # %% ../nbs/05_training.ipynb #36534d4d
-@check_arguments(seed=(0, LARGEST_SEED), step=(0, LARGEST_SEED))
+@check_arguments(seed=(0, LARGEST_INT), step=(0, LARGEST_INT))
 class StepRandom:
     "All the randomness of training step `step` of run `seed`: nothing carries over to the next."
 
@@ -184,12 +185,12 @@ SCHEDULES = ("cosine", "stable")
 
 
 @check_arguments(
-    i=(0, LARGEST_SEED),
-    steps=(1, LARGEST_SEED),
+    i=(0, LARGEST_INT),
+    steps=(1, LARGEST_INT),
     lr=(0, 1e3),
-    warmup=(0, LARGEST_SEED),
+    warmup=(0, LARGEST_INT),
     schedule=SCHEDULES,
-    decay=(1, LARGEST_SEED),
+    decay=(1, LARGEST_INT),
 )
 def learning_rate(
     i: int,  # step, from 0
@@ -206,7 +207,7 @@ def learning_rate(
     return rate * 0.5 * (1 + math.cos(math.pi * i / steps))
 
 
-@check_arguments(i=(0, LARGEST_SEED), ema=(0, 1))
+@check_arguments(i=(0, LARGEST_INT), ema=(0, 1))
 def ema_decay(
     i: int,  # step, from 0
     ema: float,  # its largest value
@@ -300,8 +301,7 @@ def check_recipe(
     require(recipe["weight_decay"] >= 0, "weight_decay", recipe["weight_decay"], "at least 0")
     require(0 <= recipe["ema"] < 1, "ema", recipe["ema"], "in [0, 1)")
     require(0 <= recipe["drop_label"] <= 1, "drop_label", recipe["drop_label"], "in [0, 1]")
-    schedule = recipe["schedule"]
-    require(schedule in SCHEDULES, "schedule", schedule, f"one of {', '.join(SCHEDULES)}")
+    require_one_of("schedule", recipe["schedule"], SCHEDULES)
 
 
 def check_trainable(network: nn.Module, objective):
@@ -498,10 +498,9 @@ class Trainer:
             return "no checkpoint has been written yet"
         return f"the checkpoint of step {self.saved} is kept"
 
-    @check_arguments(every=(1, LARGEST_SEED))
+    @check_arguments(every=(1, LARGEST_INT))
     def stream(self, every: int = 50):
         "Train to the end, yielding (step, mean loss since the last) every so many steps."
-        require(every >= 1, "every", every, "at least 1")
         while self.done < self.hyper["steps"]:
             count = min(every, self.hyper["steps"] - self.done)
             for _ in range(count):
@@ -678,7 +677,7 @@ def restore_moments(trainer: Trainer, p: nn.Parameter, name: str, state: dict):
     trainer.opt.state[p] = held
 
 # %% ../nbs/05_training.ipynb #28312702
-@check_arguments(n=(1, 100_000), points=(1, 100_000), seed=(0, LARGEST_SEED))
+@check_arguments(n=(1, 100_000), points=(1, 100_000), seed=(0, LARGEST_INT))
 @torch.no_grad()
 def preview(
     denoiser: networks.Denoiser,

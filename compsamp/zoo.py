@@ -31,7 +31,7 @@ from compsamp import (
     splitting,
     training,
 )
-from .core import LARGEST, check_arguments, pick_device, require
+from .core import LARGEST, check_arguments, pick_device, require, require_one_of
 from .forward import LinearSDE, NoisePredictor
 from .sampling import Sampler
 
@@ -196,7 +196,7 @@ def find_process(card: dict) -> LinearSDE:
     classes = {kind.__name__: kind for kind in PROCESSES.values()}
     settings = dict(card)
     name = str(settings.pop("name", None))
-    require(name in classes, "process.name", name, f"one of {', '.join(classes)}")
+    require_one_of("process.name", name, classes)
     try:
         return classes[name](**settings)
     except TypeError as error:
@@ -309,7 +309,7 @@ class SamplingSpec:
     def __post_init__(self):
         kinds = sampling.GRIDS
         require(isinstance(self.sampler, Sampler), "sampler", self.sampler, "a Sampler", TypeError)
-        require(self.schedule in kinds, "grid", self.schedule, f"one of {', '.join(kinds)}")
+        require_one_of("grid", self.schedule, kinds)
 
     @classmethod
     def parse(cls, text: "str | SamplingSpec") -> "SamplingSpec":

@@ -1,6 +1,7 @@
 "One right call of every public function; a test makes it wrong, one argument at a time."
 
 import functools
+import importlib
 import importlib.util
 import inspect
 import pickle
@@ -49,9 +50,13 @@ FREE_SETTINGS = {
 }
 
 
-def call(key, function, /, **given):
-    """Add one call. Names that begin with `_` are facts of `Call`; of the function's own parameters
-    what is not given has its default, and where that is None, None is taken."""
+def call(key, function=None, /, **given):
+    """Add one call, of what the key names or of another function. Names that begin with `_` are
+    facts of `Call`; of the function's own parameters what is not given has its default, and where
+    that is None, None is taken."""
+    if function is None:
+        module, name = key.split(".")
+        function = getattr(importlib.import_module(f"compsamp.{module}"), name)
     facts = {name[1:]: given.pop(name) for name in list(given) if name[0] == "_"}
     taken = {name: set(tags) for name, tags in facts.pop("taken", {}).items()}
     for parameter in inspect.signature(function).parameters.values():
@@ -91,35 +96,31 @@ INTERVAL = restart.RestartInterval(0.3, 0.5, 3, 2)
 # 00 core
 call(
     "core.Noise",
-    core.Noise,
     seed=1,
     n=2,
     shape=(1, 4),
     _taken={"seed": {"vast"}, "first": {"vast"}, "n": {"vast"}},
     _skip=("device",),
 )
-call("core.stream", core.stream, seed=1, index=2, _taken={"seed": {"vast"}, "index": {"vast"}})
+call("core.stream", seed=1, index=2, _taken={"seed": {"vast"}, "index": {"vast"}})
 call(
     "core.f64",
-    core.f64,
     values=1.5,
     _skip=("name",),
     _taken={"values": {"NaN", "infinity", "negative", "vast", "list"}},
 )
 call(
     "core.blocks",
-    core.blocks,
     z=torch.randn(2, 4),
     k=2,
     _taken={"z": {"whole", "bytes", "axis", "infinity", "NaN", "truths"}},
 )
-call("core.pick_device", core.pick_device, device="cpu")
-call("core.write_json", core.write_json, path=FOLDER / "a.json", value={"a": 1}, _skip=("value",))
-call("core.write_sealed", core.write_sealed, path=FOLDER / "b.json", content={"a": 1})
-call("core.check_output", core.check_output, path=FOLDER / "c.json")
+call("core.pick_device", device="cpu")
+call("core.write_json", path=FOLDER / "a.json", value={"a": 1}, _skip=("value",))
+call("core.write_sealed", path=FOLDER / "b.json", content={"a": 1})
+call("core.check_output", path=FOLDER / "c.json")
 call(
     "core.to_uint8",
-    core.to_uint8,
     x=PICTURES,
     _named={"x": ("x", "pictures")},
     _taken={"x": {"infinity"}},
@@ -139,11 +140,10 @@ for name in ("tile", "save_png", "show"):
 for name, kind in zoo.PROCESSES.items():
     free = {"mass": {"None"}, "beta_max": {"None"}, "D": {"infinity"}, "gamma": ()}
     call(f"process {name}", kind)
-call("forward.discrete_times", forward.discrete_times, n=10, process=VP)
-call("forward.discrete_betas", forward.discrete_betas, process=VP, n=10)
+call("forward.discrete_times", n=10, process=VP)
+call("forward.discrete_betas", process=VP, n=10)
 call(
     "forward.integrate_moments",
-    forward.integrate_moments,
     process=VP,
     t=0.5,
     s=0.2,
@@ -151,7 +151,7 @@ call(
     _taken={"t": {"too many"}, "s": {"too many"}},
     _skip=("tol", "most"),
 )
-call("forward.NoisePredictor", forward.NoisePredictor, process=VP)
+call("forward.NoisePredictor", process=VP)
 for key, process in {"VP": VP, "EDM": EDM, "PSLD": PSLD, "Flow": FLOW}.items():
     most = process.T
     state = torch.randn(4, 2 * process.k, 3)
@@ -211,7 +211,6 @@ for key, process in {"VP": VP, "EDM": EDM, "PSLD": PSLD, "Flow": FLOW}.items():
 # 02 mixtures
 call(
     "mixtures.GaussianMixture",
-    mixtures.GaussianMixture,
     means=RING.means,
     covs=RING.covs,
     weights=RING.weights,
@@ -221,16 +220,15 @@ call(
 )
 call("GaussianMixture.sample", RING.sample, n=3, seed=1, _taken={"seed": {"vast"}})
 call("GaussianMixture.denoiser", RING.denoiser, process=VP)
-call("mixtures.ring", mixtures.ring)
-call("mixtures.ExactDenoiser", mixtures.ExactDenoiser, mixture=RING, process=VP)
+call("mixtures.ring")
+call("mixtures.ExactDenoiser", mixture=RING, process=VP)
 call(
     "mixtures.PerturbedDenoiser",
-    mixtures.PerturbedDenoiser,
     denoiser=EXACT,
     amplitude=0.1,
     _taken={"seed": {"vast"}},
 )
-call("flow.ExactMean", flow.ExactMean, mixture=RING, process=VP)
+call("flow.ExactMean", mixture=RING, process=VP)
 faces = {
     "ExactDenoiser": EXACT,
     "ExactMean": flow.ExactMean(RING, VP),
@@ -276,32 +274,30 @@ IDX.write_bytes(b"\0\0\x08\x01" + (3).to_bytes(4, "big") + b"abc")
 NPZ = FOLDER / "p.npz"
 np.savez(NPZ, images=np.zeros((3, 8, 8), np.uint8), labels=np.arange(3))
 BYTES = (PICTURES * 100 + 128).to(torch.uint8)
-call("data.read_bytes", data.read_bytes, path=IDX)
-call("data.read_idx", data.read_idx, path=IDX)
-call("data.embedded", data.embedded, n=5)
-call("data.to_model", data.to_model, x=BYTES, _taken={"x": ANY_FLOATS})
+call("data.read_bytes", path=IDX)
+call("data.read_idx", path=IDX)
+call("data.embedded", n=5)
+call("data.to_model", x=BYTES, _taken={"x": ANY_FLOATS})
 call(
     "data.check_pictures",
-    data.check_pictures,
     x=PICTURES,
     shape=(1, 8, 8),
     _named={"x": ("x", "pictures"), "shape": ("shape", "pictures.shape")},
 )
-call("data.as_pictures", data.as_pictures, images=np.zeros((3, 8, 8), np.uint8), _skip=("name",))
-call("data.read_arrays", data.read_arrays, path=NPZ)
-call("data.read_npz", data.read_npz, path=NPZ)
+call("data.as_pictures", images=np.zeros((3, 8, 8), np.uint8), _skip=("name",))
+call("data.read_arrays", path=NPZ)
+call("data.read_npz", path=NPZ)
 call(
     "data.load_dataset",
-    data.load_dataset,
     name="fashion5k",
     _taken={"split": ()},
     _skip=("download",),
 )
-call("inpainting.heldout", inpainting.heldout, n=4)
+call("inpainting.heldout", n=4)
 
 with open(CIFAR, "wb") as file:
     pickle.dump({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}, file)
-call("data.read_cifar_batch", data.read_cifar_batch, path=CIFAR)
+call("data.read_cifar_batch", path=CIFAR)
 for name in ("fashion", "cifar10", "celeba"):  # refused before it is looked for
     more = {"limit": 2} if name == "celeba" else {}
     taken = {"attribute": {"word"}} if name == "celeba" else {}
@@ -310,7 +306,6 @@ for name in ("fashion", "cifar10", "celeba"):  # refused before it is looked for
 MAKERS = {"folder": {"None"}, "seed": {"vast"}}  # None: where the full set lies
 call(
     "data.make_embedded",
-    data.make_embedded,
     folder=FOLDER,
     out=NPZ,
     _runs=False,
@@ -318,7 +313,6 @@ call(
 )
 call(
     "inpainting.make_heldout",
-    inpainting.make_heldout,
     folder=FOLDER,
     out=NPZ,
     _runs=False,
@@ -326,7 +320,6 @@ call(
 )
 call(
     "metrics.make_features",
-    metrics.make_features,
     folder=FOLDER,
     out=NPZ,
     classifier=CLASSIFIER,
@@ -337,7 +330,6 @@ call(
 # 04 networks
 call(
     "networks.UNet",
-    networks.UNet,
     channels=1,
     width=8,
     mults=(1,),
@@ -346,12 +338,11 @@ call(
     classes=3,
     channels_out=1,
 )
-call("networks.count_parameters", networks.count_parameters, net=UNET)
+call("networks.count_parameters", net=UNET)
 for name in ("PredictX0", "PredictV", "PredictEDM"):
     call(f"networks.{name}", getattr(networks, name), net=UNET, process=VP)
 call(
     "networks.Denoiser",
-    networks.Denoiser,
     network=UNET,
     process=VP,
     shape=(1, 8, 8),
@@ -373,39 +364,34 @@ call(
 call("Denoiser.to", DENOISER.bind().to, device="cpu", _taken={"device": {"None"}})
 call(
     "networks.save_tensors",
-    networks.save_tensors,
     path=FOLDER / "w.safetensors",
     tensors={"a": torch.ones(2)},
 )
 call(
     "networks.save",
-    networks.save,
     folder=FOLDER / "n",
     network=UNET,
     card={"process": {}, "network": {}, "shape": []},
 )
-call("networks.file_hash", networks.file_hash, path=IDX)
+call("networks.file_hash", path=IDX)
 call(
     "networks.checkpoint_folder",
-    networks.checkpoint_folder,
     name="fashion-vp-small",
     _taken={"name": {"word"}},
 )
-call("networks.read_card", networks.read_card, folder=CHECKPOINT)
+call("networks.read_card", folder=CHECKPOINT)
 call(
     "networks.read_tensors",
-    networks.read_tensors,
     path=CHECKPOINT / "weights.safetensors",
     names=["inp.weight"],
 )
-call("networks.process_card", networks.process_card, process=VP)
-call("networks.network_card", networks.network_card, network=UNET)
-call("networks.DenoiserWrapper", networks.DenoiserWrapper, inner=DENOISER)
+call("networks.process_card", process=VP)
+call("networks.network_card", network=UNET)
+call("networks.DenoiserWrapper", inner=DENOISER)
 
 # 05 training
 call(
     "training.StepRandom",
-    training.StepRandom,
     seed=1,
     step=2,
     device="cpu",
@@ -413,19 +399,17 @@ call(
 )
 call(
     "training.learning_rate",
-    training.learning_rate,
     i=3,
     steps=10,
     lr=0.1,
     warmup=2,
     _taken={n: {"vast"} for n in ("i", "steps", "warmup", "decay")},
 )
-call("training.ema_decay", training.ema_decay, i=3, ema=0.9, _taken={"i": {"vast"}})
-call("training.fast_bf16", training.fast_bf16, device=torch.device("cpu"))
+call("training.ema_decay", i=3, ema=0.9, _taken={"i": {"vast"}})
+call("training.fast_bf16", device=torch.device("cpu"))
 TRAINER = functools.partial(training.Trainer, network=UNET, process=VP, images=PICTURES)
 call(
     "training.Trainer",
-    training.Trainer,
     network=UNET,
     process=VP,
     images=PICTURES,
@@ -444,7 +428,6 @@ call("Trainer.save", RUN.save, folder=FOLDER / "run")
 call("Trainer.resume", RUN.resume, folder=FOLDER / "run")
 call(
     "training.preview",
-    training.preview,
     denoiser=DENOISER,
     n=2,
     points=2,
@@ -452,7 +435,6 @@ call(
 )
 call(
     "training.loss_figure",
-    training.loss_figure,
     trainer=RUN,
     x=PICTURES,
     _named={"x": ("x", "pictures")},
@@ -460,7 +442,6 @@ call(
 )
 call(
     "training.fit",
-    training.fit,
     trainer=RUN,
     folder=FOLDER / "fit",
     every=10,
@@ -469,43 +450,37 @@ call(
 )
 call(
     "training.training_data",
-    training.training_data,
     source="embedded",
     _named={"source": ("source", "folder")},
 )
 
 # 06 metrics
-call("metrics.Classifier", metrics.Classifier, classes=3)
+call("metrics.Classifier", classes=3)
 call(
     "metrics.features",
-    metrics.features,
     x=GARMENTS,
     classifier=CLASSIFIER,
     _taken={"batch": {"vast"}, "x": {"bytes"}},
 )
 call(
     "metrics.feature_moments",
-    metrics.feature_moments,
     feats=FEATURES,
     _taken={"feats": {"whole", "bytes"}},
 )
 call(
     "metrics.frechet",
-    metrics.frechet,
     feats=FEATURES,
     reference=MOMENTS,
     _taken={"feats": {"whole", "bytes"}},
 )
 call(
     "metrics.class_in_turn",
-    metrics.class_in_turn,
     labels=LABELS,
     _taken={"labels": {"vast", "short", "negative"}},
 )
-call("metrics.reference", metrics.reference, some=5)
+call("metrics.reference", some=5)
 call(
     "metrics.frechet_floor",
-    metrics.frechet_floor,
     n=10,
     against=MOMENTS,
     seeds=[0, 1],
@@ -515,17 +490,13 @@ call(
 )
 call(
     "metrics.frechet_limit",
-    metrics.frechet_limit,
     feats=FEATURES,
     reference=MOMENTS,
     _taken={"feats": {"whole", "bytes"}},
 )
-call(
-    "metrics.neighbour_radii", metrics.neighbour_radii, points=FEATURES, _taken={"block": {"vast"}}
-)
+call("metrics.neighbour_radii", points=FEATURES, _taken={"block": {"vast"}})
 call(
     "metrics.inside_balls",
-    metrics.inside_balls,
     x=FEATURES,
     centres=FEATURES,
     radius=torch.ones(40, dtype=torch.float64),
@@ -534,21 +505,18 @@ call(
 )
 call(
     "metrics.precision_recall",
-    metrics.precision_recall,
     feats=FEATURES,
     reference_feats=FEATURES,
     _taken={"feats": {"whole", "bytes"}, "reference_feats": {"whole", "bytes"}},
 )
 call(
     "metrics.feature_scores",
-    metrics.feature_scores,
     feats=FEATURES,
     reference=MOMENTS,
     _taken={"feats": {"whole", "bytes"}},
 )
 call(
     "metrics.wasserstein",
-    metrics.wasserstein,
     x=FEATURES,
     y=FEATURES,
     _short=("y",),
@@ -556,7 +524,6 @@ call(
 )
 call(
     "metrics.sliced_wasserstein",
-    metrics.sliced_wasserstein,
     x=FEATURES,
     y=FEATURES,
     _short=("y",),
@@ -564,7 +531,6 @@ call(
 )
 call(
     "metrics.train_classifier",
-    metrics.train_classifier,
     images=(GARMENTS * 100 + 128).to(torch.uint8),
     labels=LABELS,
     epochs=1,
@@ -575,16 +541,14 @@ call(
 )
 call(
     "metrics.accuracy",
-    metrics.accuracy,
     classifier=CLASSIFIER,
     images=(GARMENTS * 100 + 128).to(torch.uint8),
     labels=LABELS,
     _named={"images": ("images", "x")},
 )
-call("metrics.save_classifier", metrics.save_classifier, classifier=CLASSIFIER, folder=FOLDER / "c")
+call("metrics.save_classifier", classifier=CLASSIFIER, folder=FOLDER / "c")
 call(
     "metrics.load_classifier",
-    metrics.load_classifier,
     folder=networks.WEIGHTS / "fashion-classifier",
     _taken={"device": {"None"}},
 )
@@ -594,19 +558,17 @@ for name, kind in zoo.SAMPLERS.items():
     call(f"sampler {name}", kind, _taken=FREE_SETTINGS)
 call(
     "sampling.signal_and_noise",
-    sampling.signal_and_noise,
     process=VP,
     t=0.5,
     _times=("t",),
     _taken={"t": {"too many"}},
 )
-call("sampling.grid", sampling.grid, process=VP, n=5, top=1.0, bottom=0.1, _taken={"rho": {"vast"}})
-call("sampling.check_grid", sampling.check_grid, times=GRID, process=VP, _taken={"times": {"list"}})
-call("sampling.as_route", sampling.as_route, process=VP, times=GRID, _taken={"times": {"list"}})
-call("sampling.nfe", sampling.nfe, sampler=DDIM, n=5, _taken={"n": {"vast"}})
+call("sampling.grid", process=VP, n=5, top=1.0, bottom=0.1, _taken={"rho": {"vast"}})
+call("sampling.check_grid", times=GRID, process=VP, _taken={"times": {"list"}})
+call("sampling.as_route", process=VP, times=GRID, _taken={"times": {"list"}})
+call("sampling.nfe", sampler=DDIM, n=5, _taken={"n": {"vast"}})
 call(
     "sampling.points_for_budget",
-    sampling.points_for_budget,
     sampler=DDIM,
     budget=10,
     _named={"budget": ("budget", "nfe")},
@@ -625,7 +587,6 @@ call(
 )
 call(
     "sampling.sample",
-    sampling.sample,
     sampler=DDIM,
     denoiser=DENOISER,
     times=3,
@@ -642,34 +603,29 @@ call(
 MODULE = compensation.LightUNet(mults=(1,))
 OBJECTIVE = compensation.ModuleObjective(EXACT, points=4)
 SHIPPED = zoo.load("fashion-vp-small")
-call("compensation.Compensated", compensation.Compensated, denoiser=DENOISER, module=MODULE)
-call("compensation.CompensatedDDIM", compensation.CompensatedDDIM, module=MODULE)
+call("compensation.Compensated", denoiser=DENOISER, module=MODULE)
+call("compensation.CompensatedDDIM", module=MODULE)
 call(
     "compensation.weights",
-    compensation.weights,
     process=VP,
     t=0.5,
     s=0.3,
     _times=("t", "s"),
     _taken={"t": {"too many"}, "s": {"too many"}},
 )
-call(
-    "compensation.ModuleObjective", compensation.ModuleObjective, main=DENOISER, _skip=("network",)
-)
-call("compensation.LightUNet", compensation.LightUNet)
+call("compensation.ModuleObjective", main=DENOISER, _skip=("network",))
+call("compensation.LightUNet")
 call(
     "compensation.light_module",
-    compensation.light_module,
     denoiser=SHIPPED,
     _taken={"seed": {"vast"}},
 )
-call("compensation.price", compensation.price, denoiser=DENOISER, module=MODULE, batch=2, repeats=1)
+call("compensation.price", denoiser=DENOISER, module=MODULE, batch=2, repeats=1)
 NAMED = compensation.LightUNet()
 NAMED.card = compensation.new_card(DENOISER)
-call("compensation.save_module", compensation.save_module, folder=FOLDER / "m", module=NAMED)
+call("compensation.save_module", folder=FOLDER / "m", module=NAMED)
 call(
     "compensation.load_module",
-    compensation.load_module,
     folder="fashion-vp-small-stretch",
     denoiser=SHIPPED,
     _named={"folder": ("folder", "module"), "denoiser": ("denoiser", "module")},
@@ -677,15 +633,13 @@ call(
 )
 call(
     "compensation.with_module",
-    compensation.with_module,
     denoiser=SHIPPED,
     name="fashion-vp-small-stretch",
     _named={"name": ("name", "module")},
 )
-call("compensation.TimewiseScaling", compensation.TimewiseScaling, shape=(1, 8, 8), points=4)
+call("compensation.TimewiseScaling", shape=(1, 8, 8), points=4)
 call(
     "compensation.fit_timewise_scaling",
-    compensation.fit_timewise_scaling,
     objective=compensation.ModuleObjective(DENOISER, "exact", 3),
     images=PICTURES,
     n=4,
@@ -693,10 +647,9 @@ call(
     _named={"n": ("n", "images")},
     _taken={"n": {"vast"}, "batch": {"vast"}, "seed": {"vast"}, "images": {"bytes"}},
 )
-call("compensation.Compensation", compensation.Compensation)
+call("compensation.Compensation")
 call(
     "compensation.correction_size",
-    compensation.correction_size,
     denoiser=DENOISER,
     module=MODULE,
     x0=PICTURES,
@@ -706,13 +659,12 @@ call(
 )
 
 # 09 skipstep
-call("skipstep.Skip", skipstep.Skip, process=VP)
-call("skipstep.kappa", skipstep.kappa, process=VP, t=0.5, _times=("t",), _taken={"t": {"too many"}})
-call("skipstep.SkipStep", skipstep.SkipStep)
-call("skipstep.ScaledDenoiser", skipstep.ScaledDenoiser, denoiser=EXACT)
+call("skipstep.Skip", process=VP)
+call("skipstep.kappa", process=VP, t=0.5, _times=("t",), _taken={"t": {"too many"}})
+call("skipstep.SkipStep")
+call("skipstep.ScaledDenoiser", denoiser=EXACT)
 call(
     "skipstep.encode",
-    skipstep.encode,
     denoiser=EXACT,
     x=PLANE,
     times=GRID,
@@ -721,7 +673,6 @@ call(
 )
 call(
     "skipstep.slerp",
-    skipstep.slerp,
     a=PLANE,
     b=PLANE + 1,
     u=0.5,
@@ -729,13 +680,12 @@ call(
     _named={"a": ("a", "b")},
     _taken={"u": {"negative"}},
 )
-call("skipstep.unevenness", skipstep.unevenness, path=FEATURES)
+call("skipstep.unevenness", path=FEATURES)
 
 # 10 to 13
-call("psld.CLD", psld.CLD, beta_max=5.0)
+call("psld.CLD", beta_max=5.0)
 call(
     "psld.drift_and_diffusion",
-    psld.drift_and_diffusion,
     D=torch.eye(2),
     Q=torch.zeros(2, 2),
     S=torch.eye(2),
@@ -743,7 +693,6 @@ call(
 )
 call(
     "psld.reference_flow",
-    psld.reference_flow,
     denoiser=EXACT,
     z=PLANE,
     t=0.5,
@@ -751,7 +700,7 @@ call(
     tol=0.1,
     _named={"t": ("t", "times"), "s": ("s", "times")},
 )
-call("restart.RestartInterval", restart.RestartInterval, t_min=0.3, t_max=0.5, points=3, repeats=2)
+call("restart.RestartInterval", t_min=0.3, t_max=0.5, points=3, repeats=2)
 call(
     "restart.from_sigma",
     restart.RestartInterval.from_sigma,
@@ -764,14 +713,12 @@ call(
 )
 call(
     "restart.snap",
-    restart.snap,
     main=GRID,
     interval=INTERVAL,
     _taken={"main": {"list", "whole", "bytes"}},
 )
 call(
     "restart.restart",
-    restart.restart,
     process=VP,
     main=18,
     intervals=[INTERVAL],
@@ -780,7 +727,6 @@ call(
 )
 call(
     "restart.points_after_restarts",
-    restart.points_after_restarts,
     sampler=DDIM,
     budget=30,
     intervals=[INTERVAL],
@@ -789,14 +735,13 @@ call(
 )
 call(
     "restart.route_of",
-    restart.route_of,
     process=VP,
     main=18,
     intervals=[INTERVAL],
     _named={"main": ("main", "n", "times")},
 )
 ROUTE = sampling.as_route(VP, restart.restart(VP, 18, [INTERVAL]))
-call("restart.timeline", restart.timeline, route=ROUTE, sampler=DDIM)
+call("restart.timeline", route=ROUTE, sampler=DDIM)
 call(
     "sampling.Route",
     lambda **k: sampling.as_route(VP, sampling.Route(**k)),
@@ -813,7 +758,6 @@ MASK = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
 MASK[..., :4] = True
 call(
     "inpainting.masks",
-    inpainting.masks,
     kind="mixed",
     n=2,
     side=8,
@@ -821,19 +765,15 @@ call(
 )
 call(
     "inpainting.damage",
-    inpainting.damage,
     x=PICTURES,
     kind="mixed",
     others=PICTURES,
     _taken={"seed": {"vast"}, "first": {"vast"}},
 )
-call(
-    "inpainting.check_mask", inpainting.check_mask, mask=MASK, x=PICTURES, _taken={"mask": {"list"}}
-)
-call("inpainting.default_sampler", inpainting.default_sampler, process=VP)
+call("inpainting.check_mask", mask=MASK, x=PICTURES, _taken={"mask": {"list"}})
+call("inpainting.default_sampler", process=VP)
 call(
     "inpainting.with_replacement",
-    inpainting.with_replacement,
     sampler=DDIM,
     times=GRID,
     known=PICTURES,
@@ -844,7 +784,6 @@ call(
 )
 call(
     "inpainting.restore",
-    inpainting.restore,
     denoiser=DENOISER,
     picture=PICTURES,
     mask=MASK,
@@ -853,10 +792,9 @@ call(
     _taken={"seed": {"vast"}, "first": {"vast"}, "batch": {"vast"}, "mask": {"list"}},
     _named={"picture": ("picture",), "times": ("times", "n")},
 )
-call("inpainting.resampled", inpainting.resampled, process=VP, n=9)
+call("inpainting.resampled", process=VP, n=9)
 call(
     "inpainting.method",
-    inpainting.method,
     name="restart",
     process=VP,
     nfe=50,
@@ -867,19 +805,15 @@ CONDITIONAL = inpainting.Conditional(
     inpainting.ConditionalUNet(3, 8, (1,), classes=0, channels_out=1), VP
 )
 SEEING = networks.Denoiser(CONDITIONAL, VP, (1, 8, 8))
-call("inpainting.Conditional", inpainting.Conditional, net=CONDITIONAL.net, process=VP)
-call(
-    "inpainting.condition_on", inpainting.condition_on, denoiser=SEEING, picture=PICTURES, mask=MASK
-)
+call("inpainting.Conditional", net=CONDITIONAL.net, process=VP)
+call("inpainting.condition_on", denoiser=SEEING, picture=PICTURES, mask=MASK)
 call(
     "inpainting.conditional",
-    inpainting.conditional,
     denoiser=networks.Denoiser(networks.PredictV(UNET, VP), VP, (1, 8, 8)),
 )
-call("inpainting.Restoration", inpainting.Restoration)
+call("inpainting.Restoration")
 call(
     "inpainting.mean_fill",
-    inpainting.mean_fill,
     x=PICTURES,
     mask=MASK,
     mean=PICTURES[0],
@@ -887,7 +821,6 @@ call(
 )
 call(
     "inpainting.scores",
-    inpainting.scores,
     x=GARMENTS,
     truth=GARMENTS,
     mask=GARMENTS[:1] > 0,
@@ -896,14 +829,12 @@ call(
 )
 call(
     "inpainting.diversity",
-    inpainting.diversity,
     draws=torch.stack([PICTURES, -PICTURES]),
     mask=MASK,
     _taken={"mask": {"list"}},
 )
 call(
     "inpainting.assess",
-    inpainting.assess,
     draws=GARMENTS.repeat(40, 1, 1, 1)[None, :128],
     truth=GARMENTS.repeat(40, 1, 1, 1)[:128],
     mask=GARMENTS[:1] > 0,
@@ -911,10 +842,9 @@ call(
     _named={"draws": ("draws", "x.shape")},
     _taken={"mask": {"list"}},
 )
-call("inpainting.RestorationModule", inpainting.RestorationModule, main=SEEING, _skip=("network",))
+call("inpainting.RestorationModule", main=SEEING, _skip=("network",))
 call(
     "inpainting.Guided",
-    inpainting.Guided,
     denoiser=DENOISER,
     log_prob=lambda z, t: z,
     labels=LABELS,
@@ -922,59 +852,53 @@ call(
 )
 call(
     "inpainting.component_posterior",
-    inpainting.component_posterior,
     exact=EXACT,
     classes=torch.arange(8) % 2,
 )
-call("inpainting.NoisyClassifier", inpainting.NoisyClassifier)
+call("inpainting.NoisyClassifier")
 FACES = FOLDER / "faces"
 for person in range(1, 41):
     (FACES / f"s{person}").mkdir(parents=True)
     for i in range(1, 11):
         Image.new("L", (92, 112)).save(FACES / f"s{person}" / f"{i}.pgm")
-call("inpainting.faces", inpainting.faces, folder=FACES)
+call("inpainting.faces", folder=FACES)
 call(
     "inpainting.nearest_pictures",
-    inpainting.nearest_pictures,
     x=PICTURES,
     among=PICTURES,
     _named={"x": ("x", "among.shape")},
 )
 
 # 18 and 19
-call("flow.FlowDenoiser", flow.FlowDenoiser, network=UNET, process=FLOW, shape=(1, 8, 8))
+call("flow.FlowDenoiser", network=UNET, process=FLOW, shape=(1, 8, 8))
 call(
     "flow.shift",
-    flow.shift,
     times=torch.tensor([0.1, 0.5]),
     factor=3.0,
     _taken={"times": {"list", "axis", "sum", "whole", "bytes", "number"}},
 )
-call("flow.ReadAs", flow.ReadAs, inner=EXACT, process=flow.Flow(T=0.9))
-call("flow.as_flow", flow.as_flow, denoiser=EXACT)
-call("flow.PredictFlow", flow.PredictFlow, net=UNET, process=VP)
-call("flow.FlowMatching", flow.FlowMatching, _taken={"mean": {"negative"}})
+call("flow.ReadAs", inner=EXACT, process=flow.Flow(T=0.9))
+call("flow.as_flow", denoiser=EXACT)
+call("flow.PredictFlow", net=UNET, process=VP)
+call("flow.FlowMatching", _taken={"mean": {"negative"}})
 call(
     "flow.from_velocity",
-    flow.from_velocity,
     denoiser=networks.Denoiser(flow.PredictFlow(UNET, FLOW), FLOW, (1, 8, 8)),
 )
 call(
     "pfgmpp.PointsDenoiser",
-    pfgmpp.PointsDenoiser,
     points=PICTURES,
     process=PFGM,
     weights=torch.ones(4),
     _short=("weights",),
     _named={"points": ("points", "weights")},
 )
-call("pfgmpp.restart_arm", pfgmpp.restart_arm, arm="heun", process=PFGM)
+call("pfgmpp.restart_arm", arm="heun", process=PFGM)
 
 # 16 interop
 BANK = {"c": torch.ones(3, 2)}
 call(
     "interop.ForeignNetwork",
-    interop.ForeignNetwork,
     net=UNET,
     time=interop.same_time,
     conditions=BANK,
@@ -983,7 +907,6 @@ call(
 )
 call(
     "interop.wrap",
-    interop.wrap,
     net=lambda z, t, c: z,
     process=VP,
     shape=(1, 8, 8),
@@ -993,18 +916,17 @@ call(
     name="mine",
     _taken={"name": {"word"}},
 )
-call("interop.Table", interop.Table, levels=(0.9, 0.5, 0.1))
+call("interop.Table", levels=(0.9, 0.5, 0.1))
 call(
     "interop.check_network",
-    interop.check_network,
     network=networks.UNet(1, 8, (1,), classes=3).eval(),
     shape=(1, 8, 8),
     classes=3,
 )
-call("interop.to_diffusers", interop.to_diffusers, denoiser=DENOISER)
-call("interop.export_pretrained", interop.export_pretrained, folder=FOLDER / "e", denoiser=DENOISER)
+call("interop.to_diffusers", denoiser=DENOISER)
+call("interop.export_pretrained", folder=FOLDER / "e", denoiser=DENOISER)
 interop.export_pretrained(FOLDER / "e", DENOISER)
-call("interop.import_pretrained", interop.import_pretrained, folder=FOLDER / "e")
+call("interop.import_pretrained", folder=FOLDER / "e")
 
 if importlib.util.find_spec("diffusers"):
     import diffusers
@@ -1022,16 +944,15 @@ if importlib.util.find_spec("diffusers"):
     STOCK = diffusers.DDIMScheduler()
     call(
         "interop.from_diffusers",
-        interop.from_diffusers,
         _named={"source": ("source", "folder"), "scheduler": ("scheduler", "folder")},
         source=FOREIGN,
         scheduler=STOCK,
         shape=(1, 8, 8),
         clip=False,
     )
-    call("interop.scheduler_grid", interop.scheduler_grid, scheduler=STOCK, n=5)
-    call("interop.scheduler_convention", interop.scheduler_convention, scheduler=STOCK)
-    call("interop.SamplerScheduler", interop.SamplerScheduler)
+    call("interop.scheduler_grid", scheduler=STOCK, n=5)
+    call("interop.scheduler_convention", scheduler=STOCK)
+    call("interop.SamplerScheduler")
     OURS = interop.SamplerScheduler()
     call("SamplerScheduler.set_timesteps", OURS.set_timesteps, num_inference_steps=4, device="cpu")
     call(
@@ -1068,13 +989,12 @@ if importlib.util.find_spec("diffusers"):
 for name in ("process", "sampler", "objective"):
     text = {"process": "vp", "sampler": "ddim", "objective": "epsilon"}[name]
     call(f"zoo.parse_{name}", getattr(zoo, f"parse_{name}"), text=text, _named={"text": name})
-call("zoo.process_text", zoo.process_text, process=VP)
-call("zoo.sampler_text", zoo.sampler_text, sampler=DDIM)
-call("zoo.find_process", zoo.find_process, card=networks.process_card(VP))
-call("zoo.build_network", zoo.build_network, card=networks.read_card(CHECKPOINT))
+call("zoo.process_text", process=VP)
+call("zoo.sampler_text", sampler=DDIM)
+call("zoo.find_process", card=networks.process_card(VP))
+call("zoo.build_network", card=networks.read_card(CHECKPOINT))
 call(
     "zoo.load",
-    zoo.load,
     name="fashion-vp-small",
     network=SHIPPED.network,
     _named={"name": ("name", "checkpoint")},
@@ -1082,13 +1002,11 @@ call(
 )
 call(
     "zoo.load_conditional",
-    zoo.load_conditional,
     _named={"name": ("name", "checkpoint")},
     _taken=NO_DEVICE,
 )
 call(
     "zoo.load_guide",
-    zoo.load_guide,
     name="fashion-guide-vp",
     _named={"name": ("name", "checkpoint")},
     _taken=NO_DEVICE,
@@ -1096,7 +1014,6 @@ call(
 SPEC = zoo.SamplingSpec(DDIM)
 call(
     "zoo.SamplingSpec",
-    zoo.SamplingSpec,
     sampler=DDIM,
     low=0.1,
     high=10.0,
@@ -1110,11 +1027,10 @@ call("SamplingSpec.parse", zoo.SamplingSpec.parse, text="ddim", _named={"text": 
 call("SamplingSpec.route", SPEC.route, process=VP, nfe=10, _named={"nfe": ("nfe", "budget", "n =")})
 call("SamplingSpec.intervals", SPEC.intervals, process=VP)
 call("SamplingSpec.denoiser", SPEC.denoiser, denoiser=DENOISER)
-call("zoo.parse_restart", zoo.parse_restart, text="0.06,0.3,3,2", _named={"text": "restart"})
+call("zoo.parse_restart", text="0.06,0.3,3,2", _named={"text": "restart"})
 
 call(
     "zoo.load_kind",
-    zoo.load_kind,
     kind=inpainting.NoisyClassifier,
     name="fashion-guide-vp",
     _named={"name": ("name", "checkpoint"), "kind": ("kind", "network.kind")},
@@ -1124,12 +1040,11 @@ PLAN = planner.RestartPlan(9, (), 10, 0.1, [], "karras")
 call("RestartPlan.route", PLAN.route, process=VP)
 for name in sorted(set(interop.PREDICTS) - {"eps", "flow", "x0", "v", "edm"}):
     call(f"interop.{name}", interop.PREDICTS[name], net=UNET, process=VP)
-call("interop.PredictVelocity", interop.PredictVelocity, net=UNET, process=FLOW)
+call("interop.PredictVelocity", net=UNET, process=FLOW)
 
 # 21 experiment
 call(
     "experiment.generate_and_score",
-    experiment.generate_and_score,
     denoiser=DENOISER,
     spec="ddim",
     nfe=2,
@@ -1147,7 +1062,6 @@ call(
 )
 call(
     "experiment.Results",
-    experiment.Results,
     path=FOLDER / "r.json",
     setup={"n": 3},
     command="",
@@ -1156,10 +1070,9 @@ call(
 )
 RESULTS = experiment.Results(FOLDER / "s.json", {"n": 3})
 RESULTS.add(a=1)
-call("experiment.read_results", experiment.read_results, path=FOLDER / "s.json")
+call("experiment.read_results", path=FOLDER / "s.json")
 call(
     "experiment.generate",
-    experiment.generate,
     denoiser=DENOISER,
     spec="ddim",
     nfe=2,
@@ -1170,10 +1083,9 @@ call(
     _named={"spec": ("spec", "sampler"), "nfe": ("nfe", "budget", "n =")},
     _taken={"seed": {"vast"}, "batch": {"vast"}, "nfe": ()},
 )
-call("experiment.labels_in_turn", experiment.labels_in_turn, denoiser=DENOISER, n=4)
+call("experiment.labels_in_turn", denoiser=DENOISER, n=4)
 call(
     "experiment.resolve_labels",
-    experiment.resolve_labels,
     denoiser=DENOISER,
     labels="in turn",
     n=4,
@@ -1183,7 +1095,6 @@ MANY = GARMENTS.repeat(40, 1, 1, 1)[:128] + 0.05 * torch.randn(128, 1, 28, 28)
 TEST = metrics.reference("test", 128)
 call(
     "experiment.score",
-    experiment.score,
     pictures=MANY,
     reference=TEST,
     classifier=CLASSIFIER,
@@ -1193,17 +1104,15 @@ call(
 
 # 22 planner
 SPREAD = torch.tensor([1.0, 0.5])
-call("planner.spectrum", planner.spectrum, x=PICTURES)
+call("planner.spectrum", x=PICTURES)
 call(
     "planner.GaussianDenoiser",
-    planner.GaussianDenoiser,
     process=VP,
     variances=SPREAD,
     _taken={"error": {"negative"}},
 )
 call(
     "planner.final_variances",
-    planner.final_variances,
     sampler=DDIM,
     process=VP,
     times=GRID,
@@ -1212,7 +1121,6 @@ call(
 )
 call(
     "planner.forecast_error",
-    planner.forecast_error,
     sampler=DDIM,
     process=VP,
     times=GRID,
@@ -1222,7 +1130,6 @@ call(
 )
 call(
     "planner.detour_error",
-    planner.detour_error,
     sampler=DDIM,
     denoiser=DENOISER,
     interval=INTERVAL,
@@ -1231,7 +1138,6 @@ call(
 )
 call(
     "planner.plan_restart",
-    planner.plan_restart,
     denoiser=DENOISER,
     budget=13,
     sampler=sampling.EDMHeun(),

@@ -10,7 +10,8 @@ from scipy import stats
 
 from compsamp.core import Noise, f64
 from compsamp.forward import EDM, VP
-from compsamp.lab.pfgmpp import measure_restart, paired_interval
+from compsamp.lab.pfgmpp import measure_restart
+from compsamp.lab.yardsticks import paired_log_ratio
 from compsamp.mixtures import GaussianMixture
 from compsamp.networks import PredictEDM, UNet, process_card, save, shipped_networks
 from compsamp.pfgmpp import (
@@ -288,13 +289,14 @@ def test_the_long_run_goes_on(tmp_path, monkeypatch):
 
 
 def test_interval():
-    assert paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx((2, 2, 2))
+    found = paired_log_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert (found.ratio, found.low, found.high) == pytest.approx((2, 2, 2))
     ours, theirs = np.array([1.0, 2.0, 1.5]), np.array([1.1, 1.9, 1.4])
-    _, low, high = paired_interval(ours, theirs)
+    found = paired_log_ratio(ours, theirs)
     expected = stats.ttest_1samp(np.log(ours / theirs), 0).confidence_interval()
-    assert np.allclose(np.log([low, high]), [expected.low, expected.high])
-    with pytest.raises(ValueError, match="ours"):
-        paired_interval([1.0], [1.0])
+    assert np.allclose(np.log([found.low, found.high]), [expected.low, expected.high])
+    with pytest.raises(ValueError, match="2 or more seeds"):
+        paired_log_ratio([1.0], [1.0])
 
 
 @pytest.mark.parametrize("name, D", [("fashion-pfgmpp", 2048), ("fashion-pfgmpp-128", 128)])

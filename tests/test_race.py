@@ -12,9 +12,17 @@ from conftest import ROOT
 from compsamp import mixtures, networks, sampling, zoo
 from compsamp.compensation import Compensated, load_module
 from compsamp.core import Noise
-from compsamp.experiment import Results, command_parser, generate, run_command, spell_command
+from compsamp.experiment import (
+    Results,
+    command_parser,
+    generate,
+    read_results,
+    real_floor,
+    run_command,
+    spell_command,
+)
 from compsamp.forward import EDM, VP
-from compsamp.lab import claims, measure, peers, race
+from compsamp.lab import claims, peers, race
 from compsamp.lab.peers import PEERS, draw_row, not_installed, parse_row
 from compsamp.sampling import DDIM, states
 from compsamp.zoo import SamplingSpec
@@ -414,10 +422,12 @@ def test_shipped_results_are_of_the_one_format():
 def test_the_floor_is_drawn_as_the_pictures_are():
     "Real pictures with classes in turn lie nearer than those with classes at random."
     setup = {"n": 500, "against": "test", "labels": "in turn"}
-    in_turn, random = race.race_floor(setup), race.race_floor(setup | {"labels": "none"})
-    assert in_turn == measure.real_floor(setup)
+    in_turn, random = real_floor(setup), real_floor(setup | {"labels": "none"})
+    for name in ("demo.json", "race.json"):
+        shipped = read_results(claims.RESULTS_FOLDER / name)
+        assert abs(shipped["floor"] - in_turn) < 1e-6
     assert 0.08 < in_turn < 0.14 < 0.18 < random < 0.26
-    assert race.race_floor(setup | {"n": 20_000}) < in_turn
+    assert real_floor(setup | {"n": 20_000}) < in_turn
 
 
 def test_the_page_of_advice_has_the_tuned_rows():

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -460,3 +461,11 @@ V = RestartInterval
 def test_bad_input(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_warning_names_the_line_that_asked():
+    "Not the decorator that looks at the arguments."
+    interval = RestartInterval.from_sigma(VP(), 0.2, 1.0, 3, 1)
+    with pytest.warns(UserWarning, match="begins at") as caught:
+        restart(VP(), 6, [interval], s_noise=0.0)
+    assert [Path(warning.filename) for warning in caught] == [Path(__file__)] * 2

@@ -21,16 +21,17 @@ GROUPS = 12  # of calls, so that workers share them
 
 INTERNAL = {  # public names that are not called with what a reader types, and why
     "the checks themselves, and what tells kinds apart": """
-        require require_size is_whole is_real as_real brief_value is_of_kind kinds_of check_kind
-        check_numbers check_limit check_arguments is_count check_seal check_same check_mixture
-        check_sizes check_state check_channels class_numbers check_labels check_card_sizes
-        check_card check_tensors check_data check_recipe check_trainable check_resume
-        check_state_tensors check_fit check_float_pictures check_features check_moments
-        check_clouds check_labelled check_detour check_samplers require_count require_points
-        require_memory require_finite require_range whole_labels labels_binder state_shape
-        check_strength check_module_card check_images check_weights check_damping
-        check_step_lengths check_full_noise check_word check_splitting require_still
-        check_agrees require_output require_within warn_if_snapped_far ordered_times""",
+        require require_one_of require_size is_whole is_real as_real brief_value is_of_kind
+        kinds_of check_kind check_numbers check_limit check_arguments is_count check_seal
+        check_same check_mixture check_sizes check_state check_channels class_numbers
+        check_labels check_card_sizes check_card check_tensors check_data check_recipe
+        check_trainable check_resume check_state_tensors check_fit check_float_pictures
+        check_features check_moments check_clouds check_labelled check_detour check_samplers
+        require_count require_points require_memory require_finite require_range
+        whole_labels labels_binder state_shape check_strength check_module_card check_images
+        check_weights check_damping check_step_lengths check_full_noise check_word
+        check_splitting require_still check_agrees require_output require_within
+        warn_if_snapped_far ordered_times""",
     "the arithmetic of a step, on what `prepare` and a denoiser have made": """
         cast unblocks per_sample block_rows sample_matrices mix affine Record records
         cast_records cholesky mean_state compose moment_rates runge_kutta_moments moments_gap
@@ -44,7 +45,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         noise_letter compose_letters conjugate_letter at_time student_radius stretched cosine
         usual_batch Samples cumulative_beta table_entry nearly_whole clean_picture step_down
         jump_up forget_memory remove_noise route_steps falling_steps limit_picture widened
-        same_time gaussian_gains""",
+        same_time gaussian_gains main_times real_floor""",
     "bases: a subclass writes the methods": """
         Equation Clock LinearSDE ScalarSDE BetaSDE DriftFree Parametrised Sampler DSM Classify
         ConditionalUNet ForeignDenoiser""",

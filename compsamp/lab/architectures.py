@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from .. import data, inpainting, metrics, networks, zoo
-from ..core import require
+from ..core import require, require_one_of
 from ..experiment import Results, generate_and_score, require_output, require_within
 from ..forward import VP
+from .train import SETTINGS, make_network
 from ..training import Epsilon, StepRandom, Trainer, fast_bf16
 
 # %% ../../nbs/lab_architectures.ipynb #arch0007
 ARCHITECTURES_FILE = Path(networks.__file__).parent / "results" / "architectures.toml"
 NETWORK_KINDS = ("unet", "transformer")
-USUAL = {"kind": "unet", "mults": [1, 2, 2], "patch": 1, "predicts": "v", "objective": "velocity"}
+USUAL = {**SETTINGS, "kind": "unet", "predicts": "v", "objective": "velocity"}
 
 
 def read_architectures(path: str | Path = ARCHITECTURES_FILE) -> dict:
@@ -75,19 +76,11 @@ class PatchTransformer(nn.Module):
 # %% ../../nbs/lab_architectures.ipynb #arch0012
 def build(record: dict, process, seed: int) -> nn.Module:
     "The network of a record, in the parametrisation it names."
+    require_one_of("kind", record["kind"], NETWORK_KINDS)
+    if record["kind"] == "unet":
+        return make_network(record | {"seed": seed}, process, channels=1, classes=10)
     torch.manual_seed(seed)
-    require(
-        record["kind"] in NETWORK_KINDS,
-        "kind",
-        record["kind"],
-        f"one of {', '.join(NETWORK_KINDS)}",
-    )
-    if record["kind"] == "transformer":
-        net = PatchTransformer(patch=record["patch"], width=record["width"])
-    else:
-        mults = tuple(record["mults"])
-        form = {"attention": (len(mults) - 1,), "patch": record["patch"]}
-        net = networks.UNet(1, record["width"], mults, **form)
+    net = PatchTransformer(patch=record["patch"], width=record["width"])
     return networks.PARAMETRISATIONS[record["predicts"]](net, process)
 
 
@@ -182,7 +175,7 @@ def compare_architectures(
 def check_comparison(names, known: dict, seconds: float, rates, seeds, n: int):
     "ValueError for settings of `compare_architectures` that cannot be."
     for name in names:
-        require(name in known, "names", name, f"one of {', '.join(known)}")
+        require_one_of("names", name, known)
     require(0 < seconds <= 10**6, "seconds", seconds, "above 0, at most a million")
     for lr in rates:
         require_within({"lr": lr}, "lr")

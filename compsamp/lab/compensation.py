@@ -25,7 +25,7 @@ from compsamp.compensation import (
     LightUNet,
     ModuleObjective,
 )
-from ..core import per_sample, require
+from ..core import per_sample, require, require_one_of
 from compsamp.experiment import (
     Results,
     labels_in_turn,
@@ -142,9 +142,9 @@ def check_compensation(settings: dict):
         compensation.check_strength(value, settings["reading"])
     kinds = (*compensation.PAIRS, "stretch")
     for kind in settings["pairs"]:
-        require(kind in kinds, "pairs", kind, f"one of {', '.join(kinds)}")
+        require_one_of("pairs", kind, kinds)
     for name in settings["arms"]:
-        require(name in COMPENSATION_ARMS, "arms", name, f"one of {', '.join(COMPENSATION_ARMS)}")
+        require_one_of("arms", name, COMPENSATION_ARMS)
     marks, first = list(settings["marks"]), settings["first"]
     rising = marks == sorted(set(marks)) and first < marks[0] and marks[-1] <= 10**8
     require(rising, "marks", marks, f"rising, above first = {first}, at most 1e+08")

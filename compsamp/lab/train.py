@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import distributed, networks, training, zoo
-from ..core import require
+from ..core import require, require_one_of
 from ..experiment import require_output
 from ..forward import LinearSDE
 from ..training import Trainer, fit
@@ -163,7 +163,7 @@ def make_network(settings: dict, process: LinearSDE, channels: int, classes: int
     if settings.get("init"):
         return zoo.load(settings["init"]).network.requires_grad_(True)
     predicts, known = settings["predicts"], networks.PARAMETRISATIONS
-    require(predicts in known, "predicts", predicts, f"one of {', '.join(known)}")
+    require_one_of("predicts", predicts, known)
     try:
         mults = tuple(int(m) for m in settings["mults"].split(","))
     except ValueError:
