@@ -73,6 +73,7 @@ from compsamp.sampling import (
     final_denoise,
     grid,
     jumps,
+    require_finite,
 )
 from .training import pictures_hash
 from .zoo import build_network, find_process, parse_restart, parse_sampler
@@ -1437,6 +1438,8 @@ class WalkSteps(WalkPlanner):
         for name, given in (("model_output", model_output), ("sample", sample)):
             is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
             require(is_float, name, brief_value(given), "a tensor of floats, (B, ...)", TypeError)
+            is_finite = given.device.type != "cpu" or bool(torch.isfinite(given).all())
+            require(is_finite, name, "NaN or infinity", "finite numbers")
         timestep = as_real("timestep", timestep)
         draw = TorchNoise(generator, sample)
         walk = self.walk_at(timestep, sample, draw)
@@ -1454,6 +1457,8 @@ class WalkSteps(WalkPlanner):
             walk.draw = None
         inside = walk.t is not None and not walk.at_step_start
         following = sample if inside and self.input_scaled else z.to(sample)
+        if walk.t is None:
+            require_finite(following)
         self.handed_out = None if following.is_inference() else (following, following._version)
         if not return_dict:
             return following, x.to(sample)

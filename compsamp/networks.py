@@ -525,7 +525,8 @@ def check_state(
     t,  # a float, or `(B,)`
     shape: tuple | None = None,  # of one picture, if that is known
 ):
-    "TypeError unless z holds floats; ValueError unless 0 < t <= T, one time or one per sample."
+    """TypeError unless z holds floats; ValueError unless they are finite and 0 < t <= T, one time
+    or one per sample. A GPU need not wait for the look at z: there `sample` judges the end."""
     ok = isinstance(z, Tensor) and z.is_floating_point()
     require(ok, "z", getattr(z, "dtype", type(z).__name__), "a tensor of floats", TypeError)
     if shape is None:
@@ -533,6 +534,8 @@ def check_state(
     elif z.dim() != len(shape) + 1 or z.shape[1] != process.k * shape[0]:
         allowed = f"(B, {process.k * shape[0]}, ...), pictures of shape {tuple(shape)}"
         require(False, "z", tuple(z.shape), allowed)
+    is_finite = z.device.type != "cpu" or bool(torch.isfinite(z).all())
+    require(is_finite, "z", "NaN or infinity", "finite numbers")
     times = process.checked(t, zero=False)
     ok = times.shape in ((), (len(z),))
     require(ok, "t", tuple(times.shape), f"one time, or one for each of the {len(z)} samples")

@@ -119,7 +119,6 @@ class PointsDenoiser(NoisePredictor):
         x = z.to("cpu", torch.float64).flatten(1)
         d, D = self.points.shape[1], self.process.D
         require(x.shape[1] == d, "z", tuple(z.shape), f"{d} numbers per sample")
-        require(bool(torch.isfinite(x).all()), "z", "NaN or infinity", "finite numbers")
         sigma = self.process.checked(t, zero=False).reshape(-1, 1)
         square = (
             x.square().sum(1, keepdim=True) + self.points.square().sum(1) - 2 * x @ self.points.T

@@ -85,7 +85,6 @@ class GaussianDenoiser(NoisePredictor):
     def predict(self, z, t):
         "(1 + error) A z, direction by direction."
         check_state(self.process, z, t, (len(self.variances),))
-        require(bool(torch.isfinite(z).all()), "z", "NaN or infinity", "finite numbers")
         gains = gaussian_gains(self.process, self.variances, float(t))
         blocks = z.unflatten(1, (self.process.k, -1))
         return (1 + self.error) * torch.einsum("jab,nbj->naj", gains, blocks).flatten(1)

@@ -549,6 +549,20 @@ def test_steps_that_are_refused(diffusers):
         e.step(SAMPLE, e.timesteps[0], SAMPLE)
 
 
+def test_holes_in_a_step_are_refused(diffusers):
+    "NaN on the way in is named; what overflows on the way out is not handed over as a picture."
+    s = make(dict(sampler="ddim"))
+    s.set_timesteps(1)
+    holed = SAMPLE.clone()
+    holed[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="model_output.*NaN"):
+        s.step(holed, s.timesteps[0], SAMPLE)
+    with pytest.raises(ValueError, match="sample.*NaN"):
+        s.step(SAMPLE, s.timesteps[0], holed)
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        s.step((SAMPLE * 6e4).half(), s.timesteps[0], SAMPLE.half())
+
+
 def test_a_process_of_ours(diffusers):
     betas = discrete_betas(VP()).tolist()
     a, b = make(dict(process=process_card(VP()))), make(dict(trained_betas=betas))
