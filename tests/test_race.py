@@ -436,6 +436,49 @@ def test_the_page_of_advice_has_the_tuned_rows():
         assert f"`{record['ours']}`" in advice, record
 
 
+def test_the_page_of_advice_on_restart():
+    "Its distances and its ratio are in the results, of one set-up and the same seeds."
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    held, larger = (
+        read_results(claims.RESULTS_FOLDER / f"{name}.json") for name in ("race", "restart-vp")
+    )
+    assert held["setup"] == larger["setup"]
+    cells = held["cells"] + larger["cells"]
+    rows = ("dpmpp2m@karras/0.06,1,4,1", "dpmpp2m@karras", race.tuned_rows(20)[0])
+    runs = {row: {} for row in rows}
+    for cell in cells:
+        if cell["budget"] == 20 and cell["row"] in rows:
+            runs[cell["row"]][cell["seed"]] = cell["frechet"]
+    assert len({frozenset(run) for run in runs.values()}) == 1, "the same seeds"
+    restarted, plain, noisy = (f"{np.mean(list(run.values())):.3f}" for run in runs.values())
+    said = f"2M with Restart has the distance {restarted}, 2M {plain}, 2M with noise {noisy}"
+    assert f"{said} ({len(runs[rows[0]])} seeds)" in advice
+    over = race.ratio_of_rows(cells, "edm@karras/0.06,0.3,3,2", "edm@karras", 35)
+    assert f"{over['ratio']:.2f} ({over['low']:.2f} to {over['high']:.2f}): not told" in advice
+    assert over["low"] < 1 < over["high"]
+
+
+def test_the_page_of_advice_on_many_evaluations_and_guidance():
+    "The seeds at 50, and that under guidance noise in every step came last, Heun first."
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    weaker, guided = (
+        read_results(claims.RESULTS_FOLDER / f"{name}.json")
+        for name in ("race-small", "restart-guidance")
+    )
+    assert weaker["setup"]["labels"] == "none"
+    at_50 = [c for c in weaker["cells"] if (c["row"], c["budget"]) == (race.tuned_rows(50)[0], 50)]
+    assert f"without labels, {len(at_50)} seeds" in advice
+    top = max(cell["guidance"] for cell in guided["cells"])
+    distances = {}
+    for cell in guided["cells"]:
+        if cell["guidance"] == top:
+            distances.setdefault(cell["sampler"], []).append(cell["frechet"])
+    means = {sampler: np.mean(values) for sampler, values in distances.items()}
+    assert max(means, key=means.get).startswith("ddpm")
+    assert min(means, key=means.get).startswith("edm")
+    assert not any(sampler.startswith("dpmpp2m") for sampler in means), "2M has been measured"
+
+
 # ---- the ledger
 
 
