@@ -100,6 +100,7 @@ class FlowDenoiser(Denoiser):
         "v at time t (float, or `(B,)`), z's shape; uncounted."
         networks.check_state(self.process, z, t, self.shape)
         v = networks.guided_noise(self, z, networks.network_time(self.network, t, z))
+        networks.check_answer(self.network, v, t)
         if not self.clip:
             return v
         t = at_time(t, z)

@@ -6,15 +6,15 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'SCHEDULER_LIMITS', 'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore',
            'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions',
            'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
-           'table_levels', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention', 'scheduler_family',
-           'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention', 'scheduler_convention',
-           'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer', 'KeywordNetwork',
-           'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network', 'class_conditions',
-           'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory', 'remove_noise', 'route_steps',
-           'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture',
-           'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps', 'scheduler_class',
-           'own_config', 'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
-           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
+           'table_levels', 'check_prediction', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention',
+           'scheduler_family', 'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention',
+           'scheduler_convention', 'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer',
+           'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network',
+           'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory',
+           'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened',
+           'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps',
+           'scheduler_class', 'own_config', 'publish_class', 'model_class', 'check_network', 'require_still',
+           'tied_parameters', 'ask_at', 'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -24,12 +24,14 @@ import importlib
 import importlib.util
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -278,9 +280,18 @@ class ForeignNetwork(nn.Module):
         time = self.time(t / 1000)
         time = time.round().long() if self.integer_time else time.to(torch.float32)
         condition = self.condition(labels, len(z), weight.dtype)
-        answer = self.net(z.to(weight.dtype), time.to(z.device), **condition)
+        try:
+            answer = self.net(z.to(weight.dtype), time.to(z.device), **condition)
+        except Exception as error:
+            shown = (
+                f"a state {tuple(z.shape)}, the time {time[:1].tolist()} and {sorted(condition)}"
+            )
+            error.add_note(f"{type(self.net).__name__} was asked with {shown}")
+            raise
         if not isinstance(answer, Tensor):
-            answer = answer[0] if isinstance(answer, tuple) else answer.sample
+            answer = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
+        allowed = "a tensor, a tuple that begins with one, or what has one as `.sample`"
+        require(isinstance(answer, Tensor), "answer", type(answer).__name__, allowed, TypeError)
         if self.learned_variance and answer.shape[1] == 2 * z.shape[1]:
             answer = answer.chunk(2, 1)[0]
         allowed = f"of shape {tuple(z.shape)} (a learned variance: learned_variance=True)"
@@ -331,7 +342,7 @@ def cumulative_beta(
 class Table(BetaSDE):
     "A table of noise levels as a process: entry i of N at t = (i+1)/N, log alpha-bar linear."
 
-    levels: tuple  # alpha-bar of entries 0 .. N-1, N >= 2: falling, inside (0, 1)
+    levels: tuple | list | np.ndarray | Tensor  # alpha-bar of entries 0 .. N-1, N >= 2, falling
 
     def __post_init__(self):
         a = f64(self.levels)
@@ -342,6 +353,9 @@ class Table(BetaSDE):
         allowed = "all in (0, 1); for a zero at the end (rescale_betas_zero_snr), table_levels"
         require(inside, "levels", [a.max().item(), a.min().item()], allowed)
         require(bool((a[1:] < a[:-1]).all()), "levels", a[:4].tolist(), "strictly falling")
+        if float(a[-1]) > 0.5:
+            said = f"levels end at {float(a[-1]):.3g}, more picture than noise"
+            warnings.warn(f"{said}; alpha-bar is cumprod(1 - beta)", stacklevel=5)
 
     def __repr__(self):
         first, last = self.levels[0], self.levels[-1]
@@ -410,6 +424,31 @@ def table_levels(
         levels = torch.maximum(levels, ZERO_SNR_FLOOR * (1 + 1e-3 * behind))
         levels[-1] = ZERO_SNR_FLOOR
     return tuple(levels.tolist())
+
+# %% ../nbs/16_interop.ipynb #declare2
+@check_arguments(pictures=float, levels=(1e-6, LARGEST), seed=(0, LARGEST_INT))
+@torch.no_grad()
+def check_prediction(
+    denoiser: NoisePredictor,  # bound to labels, if it does not answer without
+    pictures: Tensor,  # some that it was trained on, or like them, `(n, C, H, W)`
+    levels: tuple = (0.3, 1.0, 3.0),  # noise-to-signal ratios
+    seed: int = 0,  # of the noise
+) -> dict:  # level: root mean square of x0 - picture
+    "Is a network declared right? ValueError where a guess would be nearer."
+    process, errors = denoiser.process, {}
+    require(process.k == 1, "process", process, "one with k = 1")
+    spread = float((pictures - pictures.mean(0)).square().mean().sqrt())
+    for level in levels:
+        t = float(process.time(level))
+        noise = Noise(seed, len(pictures), pictures.shape[1:], device=pictures.device)()
+        z = process.perturb(pictures, t, noise.to(pictures))
+        errors[level] = float((denoiser.x0(z, t) - pictures).square().mean().sqrt())
+        guess = spread * level / math.hypot(spread, level)
+        allowed = f"at most {guess:.3g}, as without a network: what it predicts, the time it is"
+        allowed += " told, its process or the scale of the pictures is another"
+        near = errors[level] <= 1.05 * guess
+        require(near, f"error at ratio {level}", round(errors[level], 3), allowed)
+    return errors
 
 # %% ../nbs/16_interop.ipynb #conv0001
 def clean_picture(
@@ -1196,10 +1235,24 @@ class WalkPlanner:
             require(isinstance(text, str), "restart", text, allowed, TypeError)
         intervals = [parse_restart(text) for text in texts]
         self.intervals = [RestartInterval.from_sigma(self.process, *v) for v in intervals]
+        self.ends = self.read_ends(config)
         self.order, self.init_noise_sigma = self.sampler.evals, self.convention.start_scale
         n = self.convention.entries
         self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
         self.forget_walk()
+
+    def read_ends(self, config) -> dict:
+        "First and last time of the grid, where `high` or `low` is given, by the names of `grid`."
+        given = {"top": config.high, "bottom": config.low}
+        ends = {name: ratio for name, ratio in given.items() if ratio is not None}
+        unbound = isinstance(self.convention, FlowConvention) or config.kind == "trailing"
+        allowed = "None: a flow's grid, and the trailing one, have their own ends"
+        require(not (ends and unbound), "low, high", (config.low, config.high), allowed)
+        least, most = (float(self.process.rho(t)) for t in (self.process.eps, self.process.T))
+        allowed = f"from {least:.4g} to {most:.4g}, the noise-to-signal ratios of this process"
+        for ratio in ends.values():
+            require(least * (1 - 1e-9) <= ratio <= most, "low, high", ratio, allowed)
+        return {name: float(self.process.time(ratio)) for name, ratio in ends.items()}
 
     def read_convention(self) -> Convention:
         "How the configured network is spoken to."
@@ -1249,10 +1302,12 @@ class WalkPlanner:
         mu: float | None,
     ) -> Tensor:
         "The main grid: custom times or noise levels, or the configuration's own."
-        given = [v for v in (n, timesteps, sigmas) if v is not None]
-        allowed = "num_inference_steps, timesteps or sigmas"
-        require(given, "num_inference_steps", None, allowed)
+        names = ("num_inference_steps", "timesteps", "sigmas")
+        given = [k for k, v in zip(names, (n, timesteps, sigmas)) if v is not None]
+        require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
         config, convention, process = self.config, self.convention, self.process
+        if self.ends and n is not None:
+            return grid(process, n, config.kind or "karras", **self.ends)
         if isinstance(convention, FlowConvention):
             return flow_times(process, n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
         if sigmas is not None:
@@ -1504,6 +1559,8 @@ SCHEDULER_LIMITS = {
     "family": ("table", "edm", "flow"),
     "sigma_min": (0, LARGEST),
     "sigma_max": (0, LARGEST),
+    "low": (1e-9, LARGEST),
+    "high": (1e-9, LARGEST),
     "sigma_data": (0, LARGEST),
     "sigma_schedule": ("karras", "exponential"),
     "rho": (1e-3, 1e3),
@@ -1565,6 +1622,9 @@ def scheduler_class():
             process=None,  # card of a process of ours, instead of a table of betas
             sampler="dpmpp2m",  # text, as for compsamp_sample
             kind: str | None = None,  # of the grids, one of `GRID_KINDS`; None: what suits
+            low: float
+            | None = None,  # noise-to-signal ratio at the grid's end, > 0; None: the least
+            high: float | None = None,  # and at its start; None: what suits
             restart=None,  # list of 'LOW,HIGH,POINTS,K', as for compsamp_sample
             seed: int | None = None,  # None: the pipeline's generator
         ):
@@ -1575,6 +1635,9 @@ def scheduler_class():
             "From the configuration of any scheduler we can stand in for; others are refused."
             allowed = "a configuration: for a folder there is from_pretrained"
             require(isinstance(config, dict), "config", config, allowed, TypeError)
+            for name in kwargs:
+                if not return_unused_kwargs:
+                    require_one_of("setting", name, sorted(cls._get_init_keys(cls)))
             return super().from_config(own_config(config), return_unused_kwargs, **kwargs)
 
     return publish_class(SamplerScheduler)
@@ -1708,10 +1771,10 @@ def ask_at(network, z, labels, classes, time):
     try:
         with torch.no_grad():
             return network(z, times) if labels is None else network(z, times, labels)
-    except IndexError as e:
-        allowed = f"a network with rows for labels 0 to {classes}, the last for none ({e})"
-        raise ValueError(f"classes = {classes!r}: {allowed}") from e
-    except (RuntimeError, TypeError) as e:
+    except (IndexError, RuntimeError, TypeError) as e:
+        if isinstance(e, IndexError) and classes:
+            allowed = f"a network with rows for labels 0 to {classes}, the last for none ({e})"
+            raise ValueError(f"classes = {classes!r}: {allowed}") from e
         allowed = f"one that takes a float32 time such as {time}; for a table of whole numbers"
         remedy = f"wrap(..., integer_time=True) ({str(e)[:120]})"
         raise ValueError(f"network = {type(network).__name__}: {allowed}, {remedy}") from e

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PARAMETRISATIONS', 'MOST_PARAMETERS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet',
            'count_parameters', 'network_time', 'Parametrised', 'preconditioning', 'PredictX0', 'PredictV', 'PredictEDM',
-           'Denoiser', 'check_state', 'check_channels', 'class_numbers', 'check_labels', 'guided_noise',
+           'Denoiser', 'check_state', 'check_answer', 'check_channels', 'class_numbers', 'check_labels', 'guided_noise',
            'clipped_noise', 'process_card', 'inner_network', 'network_card', 'network_differences', 'check_card_sizes',
            'construct_network', 'file_hash', 'save_tensors', 'save', 'weights_hash', 'asset_path', 'shipped_networks',
            'checkpoint_folder', 'read_card', 'check_card', 'known_hash', 'read_tensors', 'tensor_kind', 'check_tensors',
@@ -490,6 +490,7 @@ class Denoiser(NoisePredictor):
         "The same, uncounted."
         check_state(self.process, z, t, self.shape)
         e = guided_noise(self, z, network_time(self.network, t, z))
+        check_answer(self.network, e, t)
         if e.shape[1] < z.shape[1]:
             e = torch.cat([torch.zeros_like(z[:, e.shape[1] :]), e], 1)
         return clipped_noise(self, z, e, t) if self.clip else e
@@ -539,6 +540,13 @@ def check_state(
     times = process.checked(t, zero=False)
     ok = times.shape in ((), (len(z),))
     require(ok, "t", tuple(times.shape), f"one time, or one for each of the {len(z)} samples")
+
+
+def check_answer(network, answer: Tensor, t):
+    "FloatingPointError if a network answers NaN or infinity; looked for on the CPU only."
+    if answer.device.type == "cpu" and not bool(torch.isfinite(answer).all()):
+        name = f"answer of {type(network).__name__} at t = {float(torch.as_tensor(t).max()):.4g}"
+        require(False, name, "NaN or infinity", "finite numbers", FloatingPointError)
 
 
 def check_channels(network, process: LinearSDE, C: int):

@@ -62,6 +62,9 @@ class RestartInterval:
         require(
             0 < sigma_min < sigma_max, "sigma_min, sigma_max", ends, "0 < sigma_min < sigma_max"
         )
+        highest = float(process.rho(process.T))
+        allowed = f"at most {highest:.6g}, the ratio at T of {type(process).__name__}"
+        require(sigma_max <= highest * (1 + 1e-6), "sigma_max", sigma_max, allowed)
         t_min, t_max = process.time(list(ends)).tolist()
         return cls(t_min, t_max, points, repeats)
 
@@ -70,6 +73,7 @@ class RestartInterval:
 def snap(
     main,  # falling times, `(N,)`
     interval: RestartInterval,
+    process: LinearSDE | None = None,  # then an error speaks of noise-to-signal ratios too
 ) -> int:
     "Index of the grid point nearest to t_min; ValueError if the interval leaves the grid."
     main = f64(main, "main")
@@ -78,6 +82,11 @@ def snap(
     low, high = float(main[-1]), float(main[0])
     inside = low * (1 - 1e-9) <= interval.t_min <= high
     allowed = f"inside the main grid, {low:.6g} to {high:.6g}"
+    if process is not None:
+        asked, *ends = (float(process.rho(t)) for t in (interval.t_min, low, high))
+        allowed += (
+            f" (a noise-to-signal ratio of {asked:.4g}, not in {ends[0]:.4g} to {ends[1]:.4g})"
+        )
     require(inside, "t_min", interval.t_min, allowed)
     index = int((main - interval.t_min).abs().argmin())
     start = float(main[index])
@@ -125,7 +134,7 @@ def restart(
         warnings.warn(message, stacklevel=3)
     starts = {}
     for interval in intervals:
-        index = snap(main, interval)
+        index = snap(main, interval, process)
         allowed = f"apart from {starts.get(index)}: both snap to t = {float(main[index]):.6g}"
         require(index not in starts, "intervals", interval, allowed)
         starts[index] = interval

@@ -914,7 +914,15 @@ call(
     name="mine",
     _taken={"name": {"word"}},
 )
-call("interop.Table", levels=(0.9, 0.5, 0.1))
+call("interop.Table", levels=(0.9, 0.5, 0.1), _taken={"levels": {"list", "tensor", "array"}})
+call(
+    "interop.check_prediction",
+    denoiser=mixtures.ring().denoiser(VP),
+    pictures=mixtures.ring().sample(64).float(),
+    levels=(0.3, 1.0),
+    seed=0,
+    _skip=("denoiser",),
+)
 call(
     "interop.check_network",
     network=networks.UNet(1, 8, (1,), classes=3).eval(),

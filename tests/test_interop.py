@@ -11,8 +11,9 @@ import pytest
 import tiny_pipelines as T
 import torch
 from conftest import ROOT
+from torch import nn
 
-from compsamp import interop, load
+from compsamp import data, interop, load, zoo
 from compsamp.core import Noise
 from compsamp.forward import EDM, VP, CosineVP, discrete_betas, discrete_times, integrate_moments
 from compsamp.interop import (
@@ -90,6 +91,58 @@ except AttributeError as e: print(e)""",
         )
         and "Nonsense" in lines[4]
     ), out.stdout + out.stderr
+
+
+@pytest.mark.parametrize("wrong", ["v for eps", "eps for v", "clock", "reversed", "scale", None])
+def test_what_is_declared_wrong_is_found(wrong):
+    "A shipped network, declared as something else: x0 is worse than a guess at some ratio."
+    right = zoo.load("fashion-vp")
+    process, pictures = right.process, data.to_model(data.fashion("test")[0][:64])
+    net = right.network.net if wrong == "eps for v" else None
+
+    def asked(z, t):
+        with torch.no_grad():
+            return right.eps(z, t.double()) if net is None else net(z, 1000 * t, None)
+
+    clocks = {"clock": lambda t: t**2, "reversed": lambda t: 1.001 - t}
+    predicts = "v" if wrong == "v for eps" else "eps"
+    declared = interop.wrap(asked, process, predicts, (1, 28, 28), clocks.get(wrong), name="it")
+    if wrong is None:
+        errors = interop.check_prediction(declared, pictures)
+        assert max(errors) == 3.0 and max(errors.values()) < 0.4
+        return
+    shown = (pictures + 1) * 127.5 if wrong == "scale" else pictures
+    with pytest.raises(ValueError, match="error at ratio .* as without a network"):
+        interop.check_prediction(declared, shown)
+
+
+def test_a_table_of_alphas_is_doubted():
+    betas = torch.linspace(1e-4, 0.02, 1000)
+    with pytest.warns(UserWarning, match="cumprod"):
+        interop.Table((1 - betas).tolist())
+    table = interop.Table(torch.cumprod(1 - betas, 0))  # a tensor, a list or an array will do
+    assert table == interop.Table(torch.cumprod(1 - betas, 0).numpy())
+
+
+def test_what_a_network_raises_says_what_it_was_asked():
+    "The error is the network's own; a note says with what it was called."
+    asked = nn.Conv2d(3, 3, 3)
+    broken = interop.wrap(lambda z, t: asked(z), interop.EDM(), "D", (1, 8, 8), name="it")
+    with pytest.raises(RuntimeError) as caught:
+        broken.eps(torch.zeros(2, 1, 8, 8), 1.0)
+    assert "asked with a state (2, 1, 8, 8)" in caught.value.__notes__[0]
+    answers = interop.wrap(lambda z, t: {"sample": z}, interop.EDM(), "D", (1, 8, 8), name="it")
+    with pytest.raises(TypeError, match="answer = 'dict': a tensor, a tuple"):
+        answers.eps(torch.zeros(2, 1, 8, 8), 1.0)
+
+
+def test_an_index_error_is_blamed_on_labels_only_where_there_are_some():
+    class Rows(nn.Module):
+        def forward(self, z, t):
+            return z * torch.ones(10)[t.long()][:, None, None, None]
+
+    with pytest.raises(ValueError, match="integer_time=True"):
+        interop.check_network(Rows(), (1, 8, 8))
 
 
 def test_is_installed(capsys):

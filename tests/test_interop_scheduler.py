@@ -18,7 +18,7 @@ from compsamp.mixtures import ring
 from compsamp.networks import process_card
 from compsamp.psld import PSLD
 from compsamp.sampling import grid, nfe, states
-from compsamp.zoo import parse_sampler
+from compsamp.zoo import SamplingSpec, parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -561,6 +561,34 @@ def test_holes_in_a_step_are_refused(diffusers):
         s.step(SAMPLE, s.timesteps[0], holed)
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         s.step((SAMPLE * 6e4).half(), s.timesteps[0], SAMPLE.half())
+
+
+def test_the_ends_of_a_grid(diffusers):
+    "`low` and `high` are the ends of the grid; what cannot be kept to is refused."
+    s = make(dict(sampler="dpmpp2m:stochastic=.5", low=0.03, high=100.0))
+    s.set_timesteps(10)
+    assert float(s.sigmas[0]) == pytest.approx(100.0) and s.sigmas[-2] == pytest.approx(0.03)
+    row = SamplingSpec.parse("dpmpp2m@karras,low=.03,high=100").route(s.process, points=10)
+    assert float((s.process.rho(row) - s.sigmas[:-1]).abs().max()) < 1e-4
+    s.set_timesteps(timesteps=[900.0, 500.0, 100.0])  # times of one's own have their own ends
+    assert s.timesteps.tolist() == [900.0, 500.0, 100.0]
+    for low in (1e-5, 1e4):
+        with pytest.raises(ValueError, match="low, high.*noise-to-signal"):
+            make(dict(low=low))
+    with pytest.raises(ValueError, match="low, high.*own ends"):
+        make(dict(family="flow", low=0.03))
+
+
+def test_settings_that_nobody_knows_are_refused(diffusers):
+    read = interop.SamplerScheduler.from_config
+    stock = diffusers.DDIMScheduler().config
+    for name in ("sampl", "restrat", "grid"):
+        with pytest.raises(ValueError, match=f"setting = '{name}': one of .*sampler"):
+            read(stock, **{name: "ddim"})
+    scheduler, unused = read(stock, return_unused_kwargs=True, other=1)
+    assert unused == {"other": 1} and scheduler.config.sampler == "dpmpp2m"
+    with pytest.raises(ValueError, match="num_inference_steps and sigmas"):
+        scheduler.set_timesteps(10, sigmas=[3.0, 1.0, 0.1])
 
 
 def test_a_process_of_ours(diffusers):

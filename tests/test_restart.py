@@ -438,7 +438,7 @@ V = RestartInterval
         (lambda: V(0.1, 0.3, 3, -1), "repeats"),
         (lambda: V(0.1, 0.3, 3, 0.5), "repeats"),
         (lambda: V.from_sigma(EDM(), 0.3, 0.1, 3, 1), "sigma_min"),
-        (lambda: V.from_sigma(VP(), 0.1, 1e6, 3, 1), "rho"),
+        (lambda: V.from_sigma(VP(), 0.1, 1e6, 3, 1), "sigma_max"),
         (lambda: restart(EDM(), 12, [V(0.06, 81.0, 3, 1)]), "t_max"),
         (lambda: restart(EDM(), 12, [V(0.001, 1.0, 3, 1)]), "inside the main grid"),
         (lambda: restart(EDM(), 12, [V(0.06, 0.3, 3, 1), V(0.061, 0.4, 3, 1)]), "snap"),

@@ -15,7 +15,7 @@ from compsamp import sampling, zoo
 from compsamp.core import Noise, f64, records
 from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
-from compsamp.networks import shipped_networks
+from compsamp.networks import Denoiser, shipped_networks
 from compsamp.psld import PSLD
 from compsamp.sampling import (
     DDIM,
@@ -696,6 +696,19 @@ def test_labels_and_guidance_are_used():
     assert torch.equal(sample(DDIM(), bound, 3, n=2).x, shoes.x)
 
 
+def test_the_answer_that_is_not_finite_is_named():
+    "Which network, and when: not the state it was asked about."
+
+    def late(z, t, labels=None):
+        return z / (t.reshape(-1, 1, 1, 1) > 500)
+
+    denoiser = Denoiser(late, VP(), (1, 4, 4))
+    with pytest.raises(FloatingPointError, match="answer of function at t = 0.44"):
+        sampling.sample(sampling.DDIM(), denoiser, 10, n=2)
+    with pytest.raises(ValueError, match="z = 'NaN or infinity'"):
+        denoiser.eps(torch.full((1, 1, 4, 4), math.nan), 0.9)
+
+
 def test_a_network_that_blows_up_is_not_silent():
     class Bad(Zero):
         def predict(self, z, t):
@@ -706,6 +719,46 @@ def test_a_network_that_blows_up_is_not_silent():
 
 
 # Progress
+
+
+@dataclass(frozen=True)
+class Unkept(sampling.DDIM):
+    "DDIM that breaks one promise."
+
+    how: str = ""
+
+    def prepare(self, process, times):
+        made = super().prepare(process, times)
+        return made[:-1] if self.how == "records" else made
+
+    def step(self, denoiser, z, r, draw, memory):
+        if self.how == "evals":
+            denoiser.eps(z, r.t)
+        moved, memory = super().step(denoiser, z, r, draw, memory)
+        if self.how == "pair":
+            return moved
+        return (moved[:, :1] if self.how == "shape" else moved), memory
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("records", "Unkept.prepare = 3: one record for each of the 4 intervals"),
+        ("evals", "Unkept.evals = 1: 2, as often as a step asks"),
+        ("pair", "Unkept.step = .*: \\(state, memory\\)"),
+        ("shape", "shape after Unkept.step = \\(8, 1\\): that of the state before it, \\(8, 2\\)"),
+    ],
+)
+def test_a_sampler_that_breaks_its_promise_is_named(how, words):
+    "Before, too few records ended in noise, and two evaluations for one overspent the budget."
+    exact = ring().denoiser(VP())
+    with pytest.raises((ValueError, TypeError), match=words):
+        sampling.sample(Unkept(how=how), exact, 5, n=8)
+
+
+def test_times_with_holes_are_shown():
+    with pytest.raises(ValueError, match="times = .nan.: finite numbers"):
+        sampling.check_grid([1.0, math.nan, 0.1], VP())
 
 
 def test_a_pipe_gets_a_line_now_and_then(capsys):
