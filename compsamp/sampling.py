@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS', 'PLAIN_SAMPLERS', 'signal_and_noise',
            'identity_blocks', 'drift_terms', 'require_count', 'require_points', 'karras', 'grid', 'check_grid',
-           'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe', 'points_for_budget', 'final_denoise',
-           'settings_key', 'coefficients', 'descend', 'jumps', 'jump', 'stretches', 'follow', 'check_samplers',
-           'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines', 'progress_bar',
-           'whole_labels', 'labels_binder', 'state_shape', 'require_memory', 'require_finite', 'usual_batch',
-           'start_state', 'sample', 'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first',
-           'DEIS2', 'DPMpp2M', 'require_range', 'DDPM', 'EDMHeun']
+           'kept_step', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe', 'points_for_budget',
+           'final_denoise', 'settings_key', 'cast_coefficients', 'coefficients', 'descend', 'jumps', 'jump',
+           'stretches', 'follow', 'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples',
+           'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels', 'labels_binder', 'state_shape',
+           'require_memory', 'require_finite', 'usual_batch', 'start_state', 'sample', 'DDIM', 'transfer',
+           'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'require_range', 'DDPM',
+           'EDMHeun']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -165,12 +166,31 @@ def check_grid(
         tuple(t.shape),
         "a list of at least one time",
     )
+    holes = t[~torch.isfinite(t)].tolist()
+    require(not holes, "times", holes[:4], "finite numbers")
     ends = [round(float(v), 6) for v in t[[0, -1]]]
     inside = bool(((t > 0) & (t <= T * (1 + 1e-12))).all())
     require(inside, "times", ends, f"all inside (0, T = {T}]: at 0 the score is infinite")
     begin = [round(float(v), 6) for v in t[:8]]
     require(bool((t[1:] < t[:-1]).all()), "times", begin, "strictly falling")
     return t
+
+# %% ../nbs/07_sampling.ipynb #keptstep
+#| code-fold: true
+#| code-summary: "plumbing: a step that keeps what its sampler promised"
+def kept_step(sampler, denoiser, z, r, draw, memory) -> tuple:
+    "`sampler.step`; an error unless it gives (state, memory) and asks at most `evals` times."
+    name, before = type(sampler).__name__, getattr(denoiser, "nfe", 0)
+    answer = sampler.step(denoiser, z, r, draw, memory)
+    is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)
+    require(is_pair, f"{name}.step", brief_value(answer), "(state, memory)", TypeError)
+    shape = tuple(answer[0].shape)
+    allowed = f"that of the state before it, {tuple(z.shape)}"
+    require(shape == tuple(z.shape), f"shape after {name}.step", shape, allowed)
+    asked = (getattr(denoiser, "nfe", 0) - before) / getattr(denoiser, "evals", 1)
+    allowed = f"{asked:g}, as often as a step asks the network"
+    require(asked <= sampler.evals, f"{name}.evals", sampler.evals, allowed)
+    return answer
 
 # %% ../nbs/07_sampling.ipynb #5b3a12e6
 @dataclass(frozen=True)
@@ -203,7 +223,7 @@ def walk(
     "Yield the state after each step of one falling stretch; memory starts empty."
     memory = None
     for r in recs:
-        z, memory = sampler.step(denoiser, z, r, draw, memory)
+        z, memory = kept_step(sampler, denoiser, z, r, draw, memory)
         yield z
 
 # %% ../nbs/07_sampling.ipynb #fa29ad82
@@ -328,6 +348,14 @@ def settings_key(value):
     return None if any(key is None for _, key in parts) else (type(value), parts)
 
 
+def cast_coefficients(sampler: Sampler, process: LinearSDE, times: Tensor, z: Tensor) -> list:
+    "What `prepare` makes, in z's dtype and place; ValueError unless it is one per interval."
+    made = sampler.prepare(process, times)
+    allowed = f"one record for each of the {len(times) - 1} intervals"
+    require(len(made) == len(times) - 1, f"{type(sampler).__name__}.prepare", len(made), allowed)
+    return cast_records(made, z)
+
+
 def coefficients(
     sampler: Sampler,
     process: LinearSDE,
@@ -339,12 +367,12 @@ def coefficients(
         return []
     made_of = settings_key(sampler), settings_key(process)
     if None in made_of:
-        return cast_records(sampler.prepare(process, times), z)
+        return cast_coefficients(sampler, process, times, z)
     key = (*made_of, tuple(times.tolist()), z.dtype, z.device)
     if key not in CACHE:
         while len(CACHE) >= MOST_CACHED:
             CACHE.pop(next(iter(CACHE)))
-        CACHE[key] = cast_records(sampler.prepare(process, times), z)
+        CACHE[key] = cast_coefficients(sampler, process, times, z)
     return CACHE[key]
 
 # %% ../nbs/07_sampling.ipynb #52be9c5b
