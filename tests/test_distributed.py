@@ -753,11 +753,11 @@ def test_one_begins_and_two_go_on(gloo, tmp_path, monkeypatch):
 
 
 def command(beginning):
-    "The line of the chapter that starts so, as words."
+    "The line of the chapter that starts so, as words; a backslash continues it."
     page = json.loads((ROOT / "nbs/17_distributed.ipynb").read_text(encoding="utf-8"))
     for cell in page["cells"]:
-        for line in "".join(cell["source"]).splitlines():
-            if line.strip().startswith(beginning):
+        for line in "".join(cell["source"]).replace("\\\n", " ").splitlines():
+            if " ".join(line.split()).startswith(beginning):
                 return shlex.split(line)
     raise AssertionError(f"no line begins with {beginning}")
 
