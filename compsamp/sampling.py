@@ -282,6 +282,8 @@ def as_route(process: LinearSDE, times) -> Route:
     return replace(route, main=main, detours=detours)
 
 # %% ../nbs/07_sampling.ipynb #eacea92b
+#| code-fold: true
+#| code-summary: "(5) in code, and its inverse"
 @check_arguments(evals=(1, 1_000_000))
 def nfe(
     sampler: Sampler,
