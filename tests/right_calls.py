@@ -34,6 +34,7 @@ from compsamp import (
     training,
     zoo,
 )
+from compsamp.lab import yardsticks
 
 LARGE = {"vast", "infinity"}  # any size will do
 ANY_SIGN = {"negative"}
@@ -54,7 +55,7 @@ def call(key, function=None, /, **given):
     facts of `Call`; of the function's own parameters what is not given has its default, and where
     that is None, None is taken."""
     if function is None:
-        module, name = key.split(".")
+        module, name = key.rsplit(".", 1)
         function = getattr(importlib.import_module(f"compsamp.{module}"), name)
     facts = {name[1:]: given.pop(name) for name in list(given) if name[0] == "_"}
     taken = {name: set(tags) for name, tags in facts.pop("taken", {}).items()}
@@ -1152,4 +1153,60 @@ call(
     sizes=[2],
     batch=4,
     _taken={"batch": {"vast"}, "seed": {"vast"}, "budget": ()},
+)
+
+# the laboratory: what a reader calls, beside the commands
+call("lab.yardsticks.paired_log_ratio", a=[1.0, 1.1, 0.9], b=[1.2, 1.2, 1.1], level=0.9)
+call(
+    "lab.yardsticks.paired_difference",
+    a=[1.0, 1.1, 0.9],
+    b=[1.2, 1.2, 1.1],
+    level=0.9,
+    _taken={"a": {"negative"}, "b": {"negative"}},
+)
+call("lab.yardsticks.judge_ratio", interval=yardsticks.Interval(0.9, 0.8, 0.95, 5), claimed=0.9)
+call(
+    "lab.yardsticks.converged_run",
+    denoiser=RING.denoiser(VP),
+    n=4,
+    seed=0,
+    _taken={"seed": {"vast"}, "tol": {"vast"}},
+)
+call(
+    "lab.yardsticks.solver_distance",
+    sampler=sampling.DDIM(),
+    denoiser=RING.denoiser(VP),
+    times=10,
+    target=yardsticks.converged_run(RING.denoiser(VP), 4),
+    _named={"times": ("times", "n")},
+)
+call(
+    "lab.yardsticks.picture_reference",
+    pictures=GARMENTS,
+    some=2,
+    _taken={"some": {"vast"}},
+    _named={"pictures": ("pictures", "x")},
+)
+MOMENTS = {"mean": torch.zeros(2).double(), "cov": torch.eye(2).double()}
+call(
+    "lab.yardsticks.unbiased_frechet",
+    feats=torch.randn(50, 2).double(),
+    reference=MOMENTS,
+    _taken={"feats": {"axis"}},
+)
+call(
+    "lab.yardsticks.frechet_between",
+    feats=torch.randn(50, 2).double(),
+    reference=MOMENTS,
+    _taken={"feats": {"axis"}},
+)
+call("lab.peers.parse_row", text="dpmpp2m@karras", _named={"text": ("text", "row", "sampler")})
+call("lab.architectures.compare_architectures", out=FOLDER / "f.json", seconds=1.0, _runs=False)
+call(
+    "lab.pfgmpp.measure_restart",
+    out=FOLDER / "g.json",
+    seeds=1,
+    n=128,
+    _runs=False,
+    _named={"network": ("network", "checkpoint")},
 )

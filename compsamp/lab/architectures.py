@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import data, inpainting, metrics, networks, zoo
-from ..core import require, require_one_of
+from ..core import LARGEST_INT, check_arguments, require, require_one_of
 from ..experiment import Results, generate_and_score, require_output, require_within
 from ..forward import VP
 from .train import SETTINGS, make_network
@@ -129,6 +129,9 @@ def held_out_error(denoiser, images: Tensor, labels: Tensor, rounds: int = 8) ->
     return float(torch.stack(losses).mean())
 
 # %% ../../nbs/lab_architectures.ipynb #arch0013
+@check_arguments(
+    seconds=(1e-3, 1e6), rates=(1e-9, 10.0), seeds=(0, LARGEST_INT), n=(2, LARGEST_INT)
+)
 def compare_architectures(
     out: str | Path,  # the file of results; it resumes
     names: list | None = None,  # of the networks; None: all

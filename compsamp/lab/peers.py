@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .. import experiment, networks, sampling, zoo
-from ..core import Noise, require, stream
+from ..core import Noise, check_arguments, require, stream
 from ..forward import LinearSDE, NoisePredictor, discrete_betas, discrete_times
 from ..zoo import SamplingSpec
 
@@ -140,6 +140,7 @@ def read_options(
     return tuple(options.items())
 
 
+@check_arguments
 def parse_row(
     text: str,  # 'dpmpp2m:stochastic=1@karras,low=.05', 'k.2m@karras', a module after '~'
 ) -> SamplingSpec | PeerSpec:

@@ -10,13 +10,14 @@ import itertools
 from pathlib import Path
 
 from .. import metrics, networks, zoo
-from ..core import require
+from ..core import LARGEST_INT, check_arguments
 from ..experiment import Results, labels_in_turn
 from ..pfgmpp import RESTART_ARMS, PFGMppStudent, restart_arm
 from ..sampling import EDMHeun, sample
 from ..training import fast_bf16
 
 # %% ../../nbs/lab_pfgmpp.ipynb #17357448
+@check_arguments(seeds=(1, 1000), n=(128, LARGEST_INT), batch=(1, LARGEST_INT))
 def measure_restart(
     out: str | Path,  # the file of results; it resumes
     network: str = "fashion-pfgmpp",  # a network of the package, or a checkpoint folder
@@ -26,8 +27,6 @@ def measure_restart(
     device: str = "cpu",  # cpu, cuda, mps
 ) -> Results:
     "Fréchet distances of the paper's Restart and of Heun's method on one network, seed by seed."
-    require(seeds >= 1, "seeds", seeds, "at least 1")
-    require(n >= 128, "n", n, "at least 128 pictures")
     denoiser = zoo.load(network, device)
     denoiser = denoiser.bind(amp=fast_bf16(denoiser.device))
     published = denoiser.process

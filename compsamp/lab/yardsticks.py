@@ -27,7 +27,7 @@ from torch import Tensor
 
 import compsamp
 from .. import metrics
-from ..core import atomic, blocks, f64, require
+from ..core import LARGEST_INT, atomic, blocks, check_arguments, f64, require
 from ..experiment import Results
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
@@ -426,6 +426,9 @@ class ConvergedRun:
     labels: Tensor | None
 
 
+@check_arguments(
+    n=(1, LARGEST_INT), seed=(0, LARGEST_INT), first=(2, 1_000_000), most=(3, 1_000_000)
+)
 def converged_run(
     denoiser: NoisePredictor,
     n: int = 16,  # pictures
@@ -453,6 +456,7 @@ def converged_run(
     raise ArithmeticError(f"{most} steps do not settle the flow to {tol:g}: still {change:.2g}")
 
 
+@check_arguments
 def solver_distance(
     sampler: Sampler,  # one that draws nothing
     denoiser: NoisePredictor,
@@ -468,6 +472,7 @@ def solver_distance(
     return dict(nfe=got.nfe, distance=median, low=low, high=high)
 
 # %% ../../nbs/lab_yardsticks.ipynb #01f29026
+@check_arguments(pictures=float, some=(1, LARGEST_INT))
 def picture_reference(
     pictures: Tensor,  # `(n, 1, 28, 28)`: real, exact, or of a converged run
     some: int = 2000,  # features kept for precision and recall
@@ -494,6 +499,7 @@ def symmetric_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
 
 
+@check_arguments(feats=float)
 def frechet_between(
     feats: Tensor,  # one set `(n, d)` or many `(..., n, d)`
     reference: dict,  # mean, cov
@@ -514,6 +520,7 @@ def frechet_of_moments(mean: Tensor, cov: Tensor, reference: dict) -> Tensor:
     return (mean - reference["mean"]).square().sum(-1) + traces - 2 * shared
 
 
+@check_arguments(feats=float)
 def unbiased_frechet(
     feats: Tensor,  # `(n, d)`, in the order drawn; n >= 4 d
     reference: dict,
@@ -545,6 +552,7 @@ class Interval:
         return f"{numbers}: {word}"
 
 
+@check_arguments(level=(0, 1))
 def paired_log_ratio(
     a,  # one distance per seed `(J,)`, above 0: `unbiased_frechet` of each run
     b,  # the same seeds
@@ -553,12 +561,14 @@ def paired_log_ratio(
     "Geometric mean of a/b over seeds with a t interval on its logarithm (Eq. 4)."
     from scipy.stats import t as student
 
-    a, b = f64(a), f64(b)
+    a, b = f64(a, "a"), f64(b, "b")
     same = a.dim() == 1 and a.shape == b.shape and len(a) >= 2
     require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
     require(0 < level < 1, "level", level, "in (0, 1)")
     low = float(torch.minimum(a.min(), b.min()))
     require(low > 0, "a, b", low, "above 0: so near 0 there is no ratio; see `paired_difference`")
+    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
+    require(finite, "a, b", "infinity", "finite numbers")
     logs = (a / b).log()
     half = student.ppf((1 + level) / 2, len(logs) - 1) * float(logs.std()) / math.sqrt(len(logs))
     mean = float(logs.mean())
@@ -566,14 +576,18 @@ def paired_log_ratio(
     return Interval(*ends, len(logs))
 
 
+@check_arguments(level=(0, 1))
 def paired_difference(a, b, level: float = 0.95) -> tuple:
     "Mean of a - b over seeds, and both ends of its t interval: for distances near 0."
     from scipy.stats import t as student
 
-    gaps = f64(a) - f64(b)
-    require(
-        gaps.dim() == 1 and len(gaps) >= 2, "a, b", tuple(gaps.shape), "the same 2 or more seeds"
-    )
+    a, b = f64(a, "a"), f64(b, "b")
+    same = a.dim() == 1 and a.shape == b.shape and len(a) >= 2
+    require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
+    gaps = a - b
+    finite = bool(torch.isfinite(gaps).all())
+    require(finite, "a, b", "NaN or infinity", "finite numbers")
+    require(0 < level < 1, "level", level, "in (0, 1)")
     spread = float(gaps.std()) / math.sqrt(len(gaps))
     half = student.ppf((1 + level) / 2, len(gaps) - 1) * spread
     mean = float(gaps.mean())
@@ -600,6 +614,7 @@ def law_at(
     return mean, factor
 
 
+@check_arguments(seeds=(1, 1_000_000), n=(2, 10_000_000), correlation=(-1, 1))
 def simulate_pair(
     laws: list,  # two of `law_at`: (mean, factor) of each sampler
     seeds: int,
@@ -700,6 +715,7 @@ def resampled_coverage(
     return {name: summary(intervals, true) for name, intervals in found.items()}
 
 # %% ../../nbs/lab_yardsticks.ipynb #2f7fa80f
+@check_arguments
 def judge_ratio(
     interval: Interval,  # of ours: the claimed better one over the other
     claimed: float = 1.0,  # published ratio, in (0, 1]; 1: only a direction was claimed
