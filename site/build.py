@@ -83,6 +83,24 @@ def say_where_widgets_are(nb):
                 output["data"] = {"text/markdown": [WIDGET_TEXT]}
 
 
+def join_printed(nb):
+    "What one cell prints comes in pieces: one piece a stream, without a gap between them."
+    for cell in nb.cells:
+        joined = []
+        for output in cell.get("outputs", []):
+            text = output.get("text", "")
+            text = text if isinstance(text, str) else "".join(text)
+            if joined and output["output_type"] == "stream" == joined[-1]["output_type"]:
+                if joined[-1]["name"] == output["name"]:
+                    joined[-1]["text"] += text
+                    continue
+            if output["output_type"] == "stream":
+                output["text"] = text
+            joined.append(output)
+        if joined:
+            cell["outputs"] = joined
+
+
 def stage_notebook(src: Path, dst: Path):
     "A notebook through the filters that `ipynb-filters: [nbdev_filter]` means to Quarto."
     from execnb.nbio import read_nb, write_nb
@@ -90,6 +108,7 @@ def stage_notebook(src: Path, dst: Path):
 
     nb = read_nb(src)
     say_where_widgets_are(nb)
+    join_printed(nb)
     with contextlib.chdir(ROOT):  # it reads settings.ini from where it stands
         FilterDefaults()(nb)
     write_nb(nb, dst)

@@ -13,6 +13,7 @@ import pytest
 import sidebar
 import verdicts
 from conftest import ROOT
+from fastcore.basics import AttrDict
 from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("site")  # one worker builds it and serves it
@@ -33,14 +34,14 @@ UNTYPESET = (
 )
 BROKEN = """[...document.querySelectorAll(".katex-error")]
     .map(e => e.getAttribute("title") + ": " + e.textContent)"""
-STRAY = r"""[...document.querySelectorAll("main p, main li, main td")]
+STRAY = r"""[...document.querySelectorAll("main p, main li, main td, main th")]
     .filter(e => !e.closest("pre"))
     .map(e => {
         const copy = e.cloneNode(true);
         copy.querySelectorAll("code, .math").forEach(x => x.remove());
         return copy.textContent;
     })
-    .filter(t => /\$\$|\\(frac|sigma|psi|Psi|mathbb|varepsilon)|:::/.test(t))"""
+    .filter(t => /\$[^$\n]*\$|\\(frac|sigma|psi|Psi|mathbb|varepsilon)|:::/.test(t))"""
 BLANK = """[...document.images].filter(i => !i.naturalWidth).map(i => i.src.slice(0, 80))"""
 WIDE_CODE = """[...document.querySelectorAll("main .cell-code, main div.sourceCode pre")]
     .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
@@ -229,6 +230,19 @@ def test_pages_are_light(site):
     out, _ = site
     sizes = {path.name: path.stat().st_size for path in out.rglob("*.html")}
     assert {name: size for name, size in sizes.items() if size >= PAGE_BYTES} == {}
+
+
+def test_what_a_cell_prints_is_one_piece():
+    "Pieces of one stream are joined; another stream, or a picture between them, is not."
+
+    def stream(text, name="stdout"):
+        return {"output_type": "stream", "name": name, "text": [text]}
+
+    picture = {"output_type": "display_data", "data": {}}
+    outputs = [stream("a\n"), stream("b\n"), stream("c\n", "stderr"), picture, stream("d\n")]
+    cell = AttrDict(outputs=outputs)
+    build.join_printed(AttrDict(cells=[cell]))
+    assert [o.get("text") for o in cell["outputs"]] == ["a\nb\n", "c\n", None, "d\n"]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

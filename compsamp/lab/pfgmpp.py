@@ -20,7 +20,7 @@ from ..training import fast_bf16
 @check_arguments(seeds=(1, 1000), n=(128, LARGEST_INT), batch=(1, LARGEST_INT))
 def measure_restart(
     out: str | Path,  # the file of results; it resumes
-    network: str = "fashion-pfgmpp",  # a network of the package, or a checkpoint folder
+    network: str | Path = "fashion-pfgmpp",  # a network of the package, or a checkpoint folder
     seeds: int = 6,  # runs per arm, seeds 0, 1, ...
     n: int = 1000,  # pictures per run
     batch: int | None = None,  # pictures per forward call; None: 64, on a GPU 512
