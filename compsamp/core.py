@@ -151,7 +151,7 @@ def kinds_of(annotation) -> list:
 
 # %% ../nbs/00_core.ipynb #argued03
 #| code-fold: true
-#| code-summary: "check_arguments"
+#| code-summary: "check_kind and check_arguments: what the decorator does"
 def check_kind(
     name: str,  # of the argument
     value,  # of any type
@@ -521,6 +521,8 @@ def atomic(
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #a3e7539d
+#| code-fold: true
+#| code-summary: "write_json, write_sealed, check_seal, check_output"
 @check_arguments
 def write_json(
     path: str | Path,  # where to

@@ -27,7 +27,7 @@ from .core import LARGEST_INT, atomic, brief_value, check_arguments, require
 
 # %% ../nbs/03_data.ipynb #50ab0bf9
 #| code-fold: true
-#| code-summary: "the ten classes"
+#| code-summary: "FASHION: the ten classes"
 FASHION = [  # the ten classes, by label
     "T-shirt",
     "Trouser",
@@ -111,7 +111,7 @@ def read_idx(
 
 # %% ../nbs/03_data.ipynb #8b78ffa8
 #| code-fold: true
-#| code-summary: "checksums and folders"
+#| code-summary: "FASHION_FILES and FASHION_FOLDERS: checksums and folders"
 FASHION_FILES = {  # SHA-256 of the decompressed files
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",

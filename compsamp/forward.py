@@ -363,7 +363,7 @@ class SubVP(VP):
 
 # %% ../nbs/01_forward.ipynb #93b31a43
 #| code-fold: true
-#| code-summary: "CosineVP"
+#| code-summary: "CosineVP: the whole class"
 @check_arguments
 @dataclass(frozen=True)
 class CosineVP(BetaSDE):

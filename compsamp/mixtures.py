@@ -175,6 +175,8 @@ def remembered(
     return table[t]
 
 # %% ../nbs/02_mixtures.ipynb #3f0a4aa8
+#| code-fold: true
+#| code-summary: "ExactDenoiser: the whole class; look at parts and predict"
 @check_arguments
 class ExactDenoiser(NoisePredictor):
     "Exact eps, score, x0 and log density of a mixture under a process; float64 on the CPU inside."
@@ -269,6 +271,8 @@ def state_scale(
     return (mu**2 / 4 + variance).sqrt(), log_rho
 
 # %% ../nbs/02_mixtures.ipynb #7a207a4c
+#| code-fold: true
+#| code-summary: "PerturbedDenoiser: the whole class"
 @check_arguments(
     amplitude=(0, LARGEST), seed=(0, LARGEST_INT), length=(1e-6, LARGEST), features=(1, 1_000_000)
 )

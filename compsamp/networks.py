@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 # %% ../nbs/04_networks.ipynb #dc232127
 #| code-fold: true
-#| code-summary: "check_sizes"
+#| code-summary: "check_sizes: which sizes can be built"
 def check_sizes(
     channels: int,
     width: int,
@@ -140,6 +140,8 @@ def check_sizes(
     require(0 <= dropout < 1, "dropout", dropout, "in [0, 1)")
 
 # %% ../nbs/04_networks.ipynb #40cbead7
+#| code-fold: true
+#| code-summary: "UNet: the whole class, and count_parameters"
 @check_arguments(classes=(0, 100_000), channels_out=(1, 4096), attention=(0, 16))
 class UNet(nn.Module):
     "A U-Net whose size is a few plain numbers; `forward(z, 1000 t, labels)` returns the noise."
@@ -408,6 +410,8 @@ PARAMETRISATIONS = {
 }
 
 # %% ../nbs/04_networks.ipynb #cc57e63a
+#| code-fold: true
+#| code-summary: "Denoiser: the whole class; look at predict and bind"
 @check_arguments(shape=(1, 100_000))
 class Denoiser(NoisePredictor):
     "Binds a network `net(z, 1000 t, labels) -> eps` to its process: what every sampler works with."
@@ -922,7 +926,7 @@ def fill_weights(
 
 # %% ../nbs/04_networks.ipynb #c73b7548
 #| code-fold: true
-#| code-summary: "DenoiserWrapper"
+#| code-summary: "DenoiserWrapper: the whole class"
 @check_arguments
 class DenoiserWrapper(NoisePredictor):
     "A denoiser around another, `inner`, with another `predict`; all else is as inside."

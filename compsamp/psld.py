@@ -69,6 +69,8 @@ def critical_kernel(
     return psi, torch.stack([torch.stack([xx, xm], -1), torch.stack([xm, mm], -1)], -2)
 
 # %% ../nbs/10_psld.ipynb #611422a9
+#| code-fold: true
+#| code-summary: "PSLD: the whole class; what it adds to its base are unit (Eq. 4), initial and transition"
 @check_arguments
 @dataclass(frozen=True)
 class PSLD(LinearSDE):

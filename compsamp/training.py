@@ -358,6 +358,8 @@ def in_bf16(net, device: torch.device, on: bool):
     return call
 
 # %% ../nbs/05_training.ipynb #46afb846
+#| code-fold: true
+#| code-summary: "Trainer: the whole class"
 @check_arguments(lr=(0, 1e3), weight_decay=(0, LARGEST), clip=(0, LARGEST))
 class Trainer:
     "AdamW, EMA, clipping, bf16; step n depends only on the state after step n-1 and on (seed, n)."
@@ -811,7 +813,7 @@ def side_output(step: int, work):
 
 # %% ../nbs/05_training.ipynb #6c9e46f8
 #| code-fold: true
-#| code-summary: "fit"
+#| code-summary: "fit: the loop, with saving and stopping"
 def check_fit(trainer: Trainer, folder: Path, **counts):
     "Everything that can be wrong with a run and its folder, found before the work."
     for name, value in counts.items():
@@ -880,7 +882,7 @@ def save_if_possible(trainer: Trainer, folder: Path, more: dict):
 
 # %% ../nbs/05_training.ipynb #05cafe09
 #| code-fold: true
-#| code-summary: "training_data"
+#| code-summary: "training_data: pictures from one word of a command line"
 @check_arguments
 def training_data(
     source: str | Path,  # 'embedded', a Fashion-MNIST folder, or an .npz file of pictures

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'read_claims', 'value_fits', 'select_cells', 'spread_seeds',
-           'key_entry', 'best_setting', 'side_values', 'pair_by_seed', 'at_most', 'compare_lower', 'measure_pairs',
-           'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of',
-           'judge_claim', 'claims_ledger', 'ledger_table']
+           'key_entry', 'best_setting', 'side_values', 'pair_by_seed', 'at_most', 'compare_lower', 'percent_lower',
+           'measure_pairs', 'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls',
+           'verdict_of', 'judge_claim', 'claims_ledger', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -12,6 +12,7 @@ __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'read_claims',
 import math
 import re
 import tomllib
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from .race import LEAST_SEEDS
 from .yardsticks import Interval, judge_ratio, paired_log_ratio
 
 # %% ../../nbs/lab_claims.ipynb #483777dd
+#| code-fold: true
+#| code-summary: "read_claims, value_fits, select_cells: records and their filters"
 RESULTS_FOLDER = Path(networks.__file__).parent / "results"
 CLAIMS_FILE = RESULTS_FOLDER / "claims.toml"
 
@@ -65,6 +68,8 @@ def select_cells(cells: list, where: dict) -> list:
     return [c for c in cells if all(value_fits(c.get(k), v) for k, v in where.items())]
 
 # %% ../../nbs/lab_claims.ipynb #a9503825
+#| code-fold: true
+#| code-summary: "compare_lower, measure_pairs and what they use: from cells to a ratio"
 def spread_seeds(cells: list, column: str) -> list:
     "Cells that hold a list with one value per seed, as one cell per seed; others as they are."
     spread = []
@@ -158,6 +163,14 @@ def compare_lower(claim: dict, files: dict) -> dict:
     return measure_pairs([share * value for value in a], b, seeds)
 
 
+def percent_lower(*ratios: float) -> list:
+    "Ratios as signed whole per cent below 1, with a decimal where all would round to 0."
+    gains = [100 * (1 - ratio) for ratio in ratios]
+    digits = int(max(abs(gain) for gain in gains) < 0.5)
+    texts = [f"{gain:+z.{digits}f}" for gain in gains]
+    return [text if float(text) else text[1:] for text in texts]
+
+
 def measure_pairs(a: list, b: list, seeds: list) -> dict:
     "Ratio, interval and text of paired values; one seed has no interval, none has no ratio."
     if not seeds:
@@ -170,15 +183,17 @@ def measure_pairs(a: list, b: list, seeds: list) -> dict:
         }
     if len(seeds) == 1:
         ratio = a[0] / b[0]
-        text = f"{100 * (1 - ratio):+.0f} % (1 seed)"
+        text = f"{percent_lower(ratio)[0]} % (1 seed)"
         return {"ratio": ratio, "low": None, "high": None, "seeds": 1, "measured": text}
     interval = paired_log_ratio(a, b)
-    gain, least, most = (100 * (1 - r) for r in (interval.ratio, interval.high, interval.low))
-    text = f"{gain:+.0f} % ({least:+.0f} to {most:+.0f}, {interval.n} seeds)"
+    gain, least, most = percent_lower(interval.ratio, interval.high, interval.low)
+    text = f"{gain} % ({least} to {most}, {interval.n} seeds)"
     ends = {"ratio": interval.ratio, "low": interval.low, "high": interval.high}
     return ends | {"seeds": interval.n, "measured": text}
 
 # %% ../../nbs/lab_claims.ipynb #2a1de7b6
+#| code-fold: true
+#| code-summary: "compare_fewer, compare_falls and what they use: the derived measures"
 def quality_curves(cells: list, claim: dict, side: str) -> dict:
     "Per seed the quality along steps or evaluations, `{seed: {cost: value}}`."
     by_cost = side_values(cells, claim, side, [claim["along"]])
@@ -235,10 +250,15 @@ def compare_fewer(claim: dict, files: dict) -> dict:
 
 
 def spell_factors(needed: list, spent: list, missed: int) -> str:
-    "The factors of fewer steps or evaluations, seed by seed."
+    "The factors of fewer steps or evaluations, seed by seed; equal ones are said once."
     factors = [f"{b / a:.1f} times" for a, b in zip(needed, spent, strict=True)]
     factors += ["not reached"] * missed
-    return f"{', '.join(factors)} ({len(factors)} seeds)" if factors else "no pairs yet"
+    if not factors:
+        return "no pairs yet"
+    n, counts = len(factors), Counter(factors)
+    if len(counts) == n:
+        return f"{', '.join(factors)} ({n} seed{'s' * (n > 1)})"
+    return ", ".join(f"{factor} ({count} of {n})" for factor, count in counts.items())
 
 
 def compare_falls(claim: dict, files: dict) -> dict:
@@ -263,6 +283,8 @@ def compare_falls(claim: dict, files: dict) -> dict:
 KINDS = {"lower": compare_lower, "fewer": compare_fewer, "falls": compare_falls}
 
 # %% ../../nbs/lab_claims.ipynb #d246e03c
+#| code-fold: true
+#| code-summary: "verdict_of, judge_claim, claims_ledger, ledger_table"
 OWN_WORDS = {
     "reproduced": "holds",
     "partly": "holds",

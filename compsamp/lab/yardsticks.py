@@ -37,6 +37,8 @@ from ..sampling import DPMpp2M, Heun, Sampler, grid, sample
 from ..zoo import load, parse_sampler
 
 # %% ../../nbs/lab_yardsticks.ipynb #99aea42f
+#| code-fold: true
+#| code-summary: "PictureMixture: the whole class"
 class PictureMixture:
     "A Gaussian mixture at picture size (Eq. 1): low-rank components in a common subspace."
 
@@ -156,7 +158,7 @@ class PictureMixture:
 
 # %% ../../nbs/lab_yardsticks.ipynb #83f7b79f
 #| code-fold: true
-#| code-summary: "reading and writing the file"
+#| code-summary: "save_mixture, load_mixture: the file of the mixture"
 MIXTURE = Path(compsamp.__file__).parent / "data/fashion-mixture.npz"
 
 
@@ -191,6 +193,8 @@ def load_mixture(
     return PictureMixture(**parts)
 
 # %% ../../nbs/lab_yardsticks.ipynb #c206cff7
+#| code-fold: true
+#| code-summary: "picture_laws: each component at a time t"
 def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     "Each component at time t: mean factor, precisions, log weight - log normaliser."
     t = process.checked(t)
@@ -207,6 +211,8 @@ def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
 
 # %% ../../nbs/lab_yardsticks.ipynb #7ccc0de8
+#| code-fold: true
+#| code-summary: "PictureDenoiser: the whole class"
 class PictureDenoiser(NoisePredictor):
     "Exact eps, score, x0 and density of a `PictureMixture`, in float64 on the CPU."
 
@@ -332,6 +338,8 @@ class PictureDenoiser(NoisePredictor):
         return self.predict(z, t)
 
 # %% ../../nbs/lab_yardsticks.ipynb #214e8307
+#| code-fold: true
+#| code-summary: "low_frequencies and SmoothError: the error field"
 def low_frequencies(
     shape: tuple,  # of a picture, `(C, H, W)`
     cutoff: int,  # half waves per side, at least 1
@@ -401,6 +409,8 @@ class SmoothError(DenoiserWrapper):
         return self.inner.predict(z, t) + size * self.field(z, t)
 
 # %% ../../nbs/lab_yardsticks.ipynb #bcedada8
+#| code-fold: true
+#| code-summary: "converged_run and solver_distance, whole"
 def in_turn(
     n: int,  # samples
     classes: int = 10,
@@ -594,6 +604,8 @@ def paired_difference(a, b, level: float = 0.95) -> tuple:
     return mean, mean - half, mean + half
 
 # %% ../../nbs/lab_yardsticks.ipynb #f37df330
+#| code-fold: true
+#| code-summary: "law_at, simulate_pair, coverage: the simulation"
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
@@ -670,7 +682,7 @@ def coverage(
 
 # %% ../../nbs/lab_yardsticks.ipynb #96ecd20f
 #| code-fold: true
-#| code-summary: "the old way"
+#| code-summary: "resample_pictures, resampled_coverage: the old way"
 def resample_pictures(
     a: Tensor,  # features `(seeds, n, d)`
     b: Tensor,
@@ -733,6 +745,8 @@ def judge_ratio(
     return "open"
 
 # %% ../../nbs/lab_yardsticks.ipynb #2dfeeb45
+#| code-fold: true
+#| code-summary: "YARDSTICK_ROWS, way_of, score_row: one row of the measurement"
 YARDSTICK_RESULTS = Path(compsamp.__file__).parent / "results/yardsticks.json"
 YARDSTICK_ROWS = {  # sampler @ grid / restart from, to (noise-to-signal), points
     "DDIM": "ddim@uniform",
@@ -797,6 +811,8 @@ def weights_file_hash(name: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 # %% ../../nbs/lab_yardsticks.ipynb #0b2ead3b
+#| code-fold: true
+#| code-summary: "measure_yardsticks: the whole measurement"
 def interval_tasks(mixture: PictureMixture, rounds: int) -> dict:
     "The simulations of intervals, by key."
     against = metrics.reference("test")
@@ -886,12 +902,12 @@ def measure_yardsticks(
         found = task()
         seconds = round(time.process_time() - began, 1)
         results.add(key=key, **found | {"seconds": seconds})
-        print(key, found, flush=True)
+        print(f"{key}: measured, {seconds:g} s of computing", flush=True)
     return {cell["key"]: cell for cell in results.cells}
 
 # %% ../../nbs/lab_yardsticks.ipynb #9f6765f3
 #| code-fold: true
-#| code-summary: "fitting"
+#| code-summary: "kmeans, fit_component, fit_mixture: the fit"
 def kmeans(
     points: Tensor,  # `(m, D)`
     groups: int,
