@@ -94,6 +94,8 @@ def require_points(n):
     require(n <= MAX_POINTS, "n", n, allowed)
 
 # %% ../nbs/07_sampling.ipynb #2a1d6912
+#| code-fold: true
+#| code-summary: "grid: three ways to lay the points"
 GRIDS = ("uniform", "quadratic", "karras")
 KARRAS_TOP = 160.0  # first ratio where rho(T) is infinite: EDM's sigma_max / sigma_data
 
@@ -861,6 +863,8 @@ def after_first(column: Tensor) -> Tensor:
     return torch.cat([column.new_ones(1), column])
 
 # %% ../nbs/07_sampling.ipynb #0f42f6c8
+#| code-fold: true
+#| code-summary: "DEIS2: (10) as a sampler"
 @dataclass(frozen=True)
 class DEIS2(Sampler):
     "eps extrapolated linearly in t, exact weights (Zhang and Chen 2023, Eq. 13-15, r = 1)."
@@ -931,6 +935,8 @@ def require_range(s_min: float, s_max: float):
     require(ordered, "s_min, s_max", (s_min, s_max), "0 <= s_min <= s_max, s_min finite")
 
 # %% ../nbs/07_sampling.ipynb #fc854311
+#| code-fold: true
+#| code-summary: "DDPM: (12) as a sampler"
 @dataclass(frozen=True)
 class DDPM(Sampler):
     "x_s = (x_t - Sigma eps / sigma_t) / psi_ts + noise (Ho et al. 2020, Eq. 11 and Sec. 3.2)."
@@ -960,6 +966,8 @@ class DDPM(Sampler):
         return torch.add(z, draw(), alpha=r.c), None
 
 # %% ../nbs/07_sampling.ipynb #6317c3fe
+#| code-fold: true
+#| code-summary: "EDMHeun: Heun in the noise-to-signal ratio, with churn"
 @dataclass(frozen=True)
 class EDMHeun(Sampler):
     "Heun in rho = sigma/psi, with churn (Karras et al. 2022, Alg. 2)."
