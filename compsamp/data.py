@@ -105,7 +105,7 @@ def read_idx(
     allowed = f"its header {shape} promises {promised} bytes of data, it holds {held}"
     require(held == promised, "file", name, f"{allowed}: truncated or damaged")
     found = hashlib.sha256(raw).hexdigest() if sha256 else None
-    allowed = f"not the published file: SHA-256 {found}, should be {sha256}"
+    allowed = f"not the published file: SHA-256 {str(found)[:12]}, should be {str(sha256)[:12]}"
     require(found == sha256, "file", name, f"{allowed} (pass verify=False to read it all the same)")
     return np.frombuffer(raw, np.uint8, offset=len(raw) - promised).reshape(shape)
 
