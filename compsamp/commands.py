@@ -10,6 +10,8 @@ __all__ = ['run_demo', 'run_sample', 'run_train', 'run_measure', 'run_race', 'ru
 from .experiment import run_command
 
 # %% ../nbs/90_commands.ipynb #63bd4141
+#| code-fold: true
+#| code-summary: "nine functions alike: import what is needed, run it as a command"
 def run_demo(argv: list | None = None) -> int:
     "compsamp_demo: the same seeds by three samplers, one picture, one table."
     from compsamp.lab.measure import demo

@@ -40,6 +40,8 @@ from .sampling import Sampler, Samples, as_route, grid, progress_bar, sample
 from .training import BatchLoader, StepRandom, Trainer, pictures_hash
 
 # %% ../nbs/17_distributed.ipynb #3c87de1c
+#| code-fold: true
+#| code-summary: "ProcessGroup: the whole class; look at shard, all_reduce and average"
 def first_sentence(
     error: RuntimeError,  # of torch.distributed
 ) -> str:
@@ -161,7 +163,7 @@ def wait_limit(
 
 # %% ../nbs/17_distributed.ipynb #4c163cc3
 #| code-fold: true
-#| code-summary: "process_group"
+#| code-summary: "process_group: joins the group that a launcher has set up, leaves it at the end"
 @contextlib.contextmanager
 def process_group(
     device: str | None = None,  # as in `process_device`
@@ -452,6 +454,8 @@ class ShardedLoader(BatchLoader):
         return self.group.shard(x), None if y is None else self.group.shard(y)
 
 # %% ../nbs/17_distributed.ipynb #baebd2af
+#| code-fold: true
+#| code-summary: "DistributedTrainer: the whole class; look at step_random and share_gradients"
 class DistributedTrainer(Trainer):
     "A `Trainer` whose batch is shared by a group: gradients are averaged, process 0 writes."
 

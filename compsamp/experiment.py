@@ -38,6 +38,8 @@ from .forward import NoisePredictor
 from .zoo import SamplingSpec
 
 # %% ../nbs/21_experiment.ipynb #13806fd3
+#| code-fold: true
+#| code-summary: "Results: the whole class; look at fill. And how a file is read and tried"
 @check_arguments
 class Results:
     """The cells of one experiment in one JSON file; ValueError for a file of another set-up, or a
@@ -182,6 +184,8 @@ def require_within(settings: dict, *names: str, **limits):
             require(within, name, value, f"at least {low:g}, at most {high:g}")
 
 # %% ../nbs/21_experiment.ipynb #d645a6bd
+#| code-fold: true
+#| code-summary: "generate, score, generate_and_score: draw, classify, compare"
 def compile_network(denoiser):
     "Compile the network inside, in place: the first call takes a minute, later ones half the time."
     network = denoiser.network
@@ -291,6 +295,8 @@ def generate_and_score(
     return {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)} | judged
 
 # %% ../nbs/21_experiment.ipynb #3228cd3d
+#| code-fold: true
+#| code-summary: "command_parser: from the parameters of a function to flags"
 def parameter_comments(function) -> dict:
     "The comment behind each parameter in the source of a function."
     source = inspect.getsource(function)

@@ -214,6 +214,8 @@ def count_conditions(
     return counts[0]
 
 # %% ../nbs/16_interop.ipynb #c7ea1aba
+#| code-fold: true
+#| code-summary: "ForeignNetwork: conditions and labels; look at forward"
 @check_arguments
 class ForeignNetwork(nn.Module):
     "A foreign network as one of ours, `net(z, 1000 t, labels)`: label j is condition j."
@@ -337,6 +339,8 @@ def cumulative_beta(
     return -torch.cat([torch.zeros(1, dtype=torch.float64), f64(levels).log()])
 
 # %% ../nbs/16_interop.ipynb #ddcd141d
+#| code-fold: true
+#| code-summary: "Table: the whole class; look at cell, beta and invert"
 @check_arguments
 @dataclass(frozen=True, repr=False)
 class Table(BetaSDE):
@@ -478,6 +482,8 @@ def clean_picture(
     return (z - sigma * noise) / psi
 
 # %% ../nbs/16_interop.ipynb #conv0002
+#| code-fold: true
+#| code-summary: "Convention of tables, of EDM, of flows: look at told and model_input"
 @dataclass(frozen=True)
 class Convention:
     "How a family of schedulers speaks of a network: process, prediction, told time."
@@ -844,6 +850,8 @@ def count_classes(
     return config.get("num_class_embeds") or 0
 
 # %% ../nbs/16_interop.ipynb #ab9c3885
+#| code-fold: true
+#| code-summary: "ForeignDenoiser and from_diffusers: a model of diffusers as our Denoiser"
 class ForeignDenoiser(Denoiser):
     "A `Denoiser` that reads x0 from the network's own answer where it can: finite where psi = 0."
 
@@ -1017,6 +1025,8 @@ def falling_steps(
     return [(partial(step_down, sampler, r), t) for r, t in zip(records, times.tolist())]
 
 # %% ../nbs/16_interop.ipynb #1cef2a68
+#| code-fold: true
+#| code-summary: "EvaluationNeeded and ResumableWalk: look at x0 and advance"
 class EvaluationNeeded(Exception):
     "Raised inside a step that asks the network what it has not answered yet; carries (z, t)."
 
@@ -1547,6 +1557,8 @@ class WalkSteps(WalkPlanner):
         require(not unscaled, "scale_model_input", "never called", allowed)
 
 # %% ../nbs/16_interop.ipynb #a0c01788
+#| code-fold: true
+#| code-summary: "scheduler_class: how SamplerScheduler is built; look at from_config"
 SCHEDULER_LIMITS = {
     "num_train_timesteps": (2, 1_000_000),
     "beta_start": (0, 1),
@@ -1714,6 +1726,8 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # %% ../nbs/16_interop.ipynb #check001
+#| code-fold: true
+#| code-summary: "check_network: two questions to a network; look at the require lines"
 @check_arguments(shape=(1, 100_000), classes=(0, 1_000_000))
 def check_network(
     network: nn.Module,  # net(z, 1000 t, labels), or net(z, 1000 t) without classes

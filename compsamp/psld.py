@@ -70,7 +70,7 @@ def critical_kernel(
 
 # %% ../nbs/10_psld.ipynb #611422a9
 #| code-fold: true
-#| code-summary: "PSLD: the whole class; what it adds to its base are unit (Eq. 4), initial and transition"
+#| code-summary: "PSLD: the whole class; look at unit (Eq. 4) and transition (Eq. 6 and 7)"
 @check_arguments
 @dataclass(frozen=True)
 class PSLD(LinearSDE):

@@ -64,6 +64,8 @@ OBJECTIVES = {
 }
 
 # %% ../nbs/20_zoo.ipynb #cef5e15f
+#| code-fold: true
+#| code-summary: "parse_value, parse_settings, look_up: from a word to an object"
 def parse_value(text: str) -> bool | int | float | str:
     "A number, a truth value or a word, as one types it in a shell."
     if text.lower() in ("true", "false"):
@@ -189,6 +191,8 @@ def parse_objective(text: str):
     return look_up(text, OBJECTIVES, "objective")
 
 # %% ../nbs/20_zoo.ipynb #1bbdaef4
+#| code-fold: true
+#| code-summary: "load: a network of the package, or of a folder"
 @check_arguments
 def find_process(card: dict) -> LinearSDE:
     """The process that a card names, with its numbers; ValueError for one that is not in
@@ -291,6 +295,8 @@ def load_guide(
     return load_kind(inpainting.NoisyClassifier, name, device).network
 
 # %% ../nbs/20_zoo.ipynb #df74b3d2
+#| code-fold: true
+#| code-summary: "SamplingSpec: the whole class; look at parse and __str__"
 @check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12), rho=(1e-3, 1e3), guidance=(0, LARGEST))
 @dataclass(frozen=True)
 class SamplingSpec:
