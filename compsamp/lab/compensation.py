@@ -38,6 +38,8 @@ from ..forward import VP
 from ..sampling import DDIM, grid, signal_and_noise
 
 # %% ../../nbs/lab_compensation.ipynb #f54a1286
+#| code-fold: true
+#| code-summary: "CompensationArm, COMPENSATION_ARMS, NetworkWithCorrection: the arms"
 @dataclass(frozen=True)
 class CompensationArm:
     "One way to train a main network from scratch."
@@ -86,6 +88,8 @@ class NetworkWithCorrection(nn.Module):
         return eps - per_sample(psi / sigma, z) * correction
 
 # %% ../../nbs/lab_compensation.ipynb #18cc5d59
+#| code-fold: true
+#| code-summary: "compensation_experiment and ModuleRun: modules for a finished network"
 def compensation_experiment(
     checkpoint: str = "fashion-vp",  # the main network, which stays as it is
     pairs: list[str] = (
@@ -266,6 +270,8 @@ def module_line(cell: dict) -> str:
     return f"{what}, {where}: {cell['frechet']:.3f}, recall {cell['recall']:.3f}"
 
 # %% ../../nbs/lab_compensation.ipynb #d8189f4d
+#| code-fold: true
+#| code-summary: "ArmRun, step_ratios: networks trained beside their modules"
 class ArmRun(CompensationRun):
     "Main networks trained from scratch, measured at every mark with their module off and on."
 

@@ -23,6 +23,8 @@ from ..networks import Denoiser, PredictEDM
 from ..sampling import EDMHeun, Euler, EulerMaruyama, Route, grid, states
 
 # %% ../../nbs/lab_restart.ipynb #53e1e2ce
+#| code-fold: true
+#| code-summary: "two_gaussians, FourLayers, train_four_layers: data, network, training"
 SYNTHETIC_PROCESS = EDM()
 SYNTHETIC_TOP, SYNTHETIC_BOTTOM = 1.5, 1.0  # the interval
 SYNTHETIC_POINTS = 2000  # of the data
@@ -79,6 +81,8 @@ def train_four_layers(
     return Denoiser(network.eval().requires_grad_(False), SYNTHETIC_PROCESS, (20,))
 
 # %% ../../nbs/lab_restart.ipynb #1333d0ba
+#| code-fold: true
+#| code-summary: "cross_interval, three_errors, restart_synthetic: the whole experiment"
 def last_state(sampler, denoiser, times, z: Tensor, draw=None) -> Tensor:
     "Where a run ends, without the final denoise."
     run = states(sampler, denoiser, times, z, draw, denoise=False)

@@ -30,6 +30,8 @@ from ..training import Epsilon
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_skipstep.ipynb #3083178d
+#| code-fold: true
+#| code-summary: "SkipArm and parse_arm: an arm from its text"
 ARM_NAMES = ("start", "plain", "plain+kappa", *skipstep.VARIANTS)
 
 
@@ -66,6 +68,8 @@ def parse_arm(text: str) -> SkipArm:
     return SkipArm(text, Epsilon(), loss) if head == "plain+kappa" else SkipArm(text, loss)
 
 # %% ../../nbs/lab_skipstep.ipynb #fcc6a93b
+#| code-fold: true
+#| code-summary: "skipstep_experiment, SkipRun, answer_slopes: the whole experiment"
 def skipstep_experiment(
     arms: list[str] = (  # start, plain, published:9, shared:9, consistent:9,eta=.25, plain+kappa:9
         "start",
