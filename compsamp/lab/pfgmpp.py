@@ -17,6 +17,8 @@ from ..sampling import EDMHeun, sample
 from ..training import fast_bf16
 
 # %% ../../nbs/lab_pfgmpp.ipynb #17357448
+#| code-fold: true
+#| code-summary: "measure_restart: the whole measurement"
 @check_arguments(seeds=(1, 1000), n=(128, LARGEST_INT), batch=(1, LARGEST_INT))
 def measure_restart(
     out: str | Path,  # the file of results; it resumes
