@@ -110,6 +110,8 @@ def features(
     return torch.cat(parts)
 
 # %% ../nbs/06_metrics.ipynb #58170ed5
+#| code-fold: true
+#| code-summary: "check_features, feature_moments, check_moments, frechet"
 def check_features(
     feats: Tensor,  # `(n, d)`, n > 1
     name: str = "feats",  # of the argument, for the message
@@ -366,6 +368,8 @@ def sliced_wasserstein(
     return float(torch.cat(costs).mean() ** (1 / p))
 
 # %% ../nbs/06_metrics.ipynb #e3b9e9b6
+#| code-fold: true
+#| code-summary: "augment, check_labelled, train_classifier, accuracy"
 def augment(
     x: Tensor,  # pictures in [-1, 1], `(N, 1, H, W)`
     generator: torch.Generator,  # of the choices, on the CPU
@@ -462,6 +466,8 @@ def accuracy(
     return float(hits) / len(labels)
 
 # %% ../nbs/06_metrics.ipynb #c4301350
+#| code-fold: true
+#| code-summary: "save_classifier, load_classifier, make_features"
 @check_arguments
 def save_classifier(
     classifier: Classifier,
