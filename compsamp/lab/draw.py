@@ -19,6 +19,8 @@ from ..experiment import require_output, require_within, spell_command
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_draw.ipynb #82881e9c
+#| code-fold: true
+#| code-summary: "draw and what it uses: the command, whole"
 def draw(
     checkpoint: str = "fashion-vp",  # a network of the package, or a folder
     sampler: str = "dpmpp2m",  # as in edm:s_churn=20@karras/0.06,0.3,3,2

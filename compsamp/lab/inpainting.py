@@ -21,6 +21,8 @@ from ..inpainting import METHODS, Replaced, assess, damage, mean_fill, restore
 from ..sampling import Samples
 
 # %% ../../nbs/lab_inpainting.ipynb #32fd90e7
+#| code-fold: true
+#| code-summary: "read_picture and read_mask: files, checked"
 def read_picture(
     path: str | Path,  # a PNG or another picture file
     shape: tuple,  # that the network wants, `(C, H, W)`
@@ -62,6 +64,8 @@ def read_mask(
     return (pixels > 0) ^ invert
 
 # %% ../../nbs/lab_inpainting.ipynb #174d2f18
+#| code-fold: true
+#| code-summary: "inpaint, restore_one, compare_methods: the command, whole"
 METHOD_WORDS = {  # as typed: as chapter 14 calls it
     "replacement": "replacement",
     "resample": "resampled",
