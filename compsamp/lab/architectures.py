@@ -35,6 +35,8 @@ def read_architectures(path: str | Path = ARCHITECTURES_FILE) -> dict:
     return {record["name"]: {**USUAL, **record} for record in records}
 
 # %% ../../nbs/lab_architectures.ipynb #arch0009
+#| code-fold: true
+#| code-summary: "PatchTransformer: the whole class"
 class PatchTransformer(nn.Module):
     "A transformer over square patches; `forward(z, 1000 t, labels)` as a `UNet` has it."
 
@@ -74,6 +76,8 @@ class PatchTransformer(nn.Module):
         return self.out(tokens.transpose(1, 2).unflatten(2, grid.shape[2:]))
 
 # %% ../../nbs/lab_architectures.ipynb #arch0012
+#| code-fold: true
+#| code-summary: "build, train_for, held_out_error: one network, trained and judged"
 def build(record: dict, process, seed: int) -> nn.Module:
     "The network of a record, in the parametrisation it names."
     require_one_of("kind", record["kind"], NETWORK_KINDS)
@@ -129,6 +133,8 @@ def held_out_error(denoiser, images: Tensor, labels: Tensor, rounds: int = 8) ->
     return float(torch.stack(losses).mean())
 
 # %% ../../nbs/lab_architectures.ipynb #arch0013
+#| code-fold: true
+#| code-summary: "compare_architectures: the whole comparison"
 @check_arguments(
     seconds=(1e-3, 1e6), rates=(1e-9, 10.0), seeds=(0, LARGEST_INT), n=(2, LARGEST_INT)
 )

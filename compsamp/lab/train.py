@@ -21,6 +21,8 @@ from ..forward import LinearSDE
 from ..training import Trainer, fit
 
 # %% ../../nbs/lab_train.ipynb #5982fb76
+#| code-fold: true
+#| code-summary: "train, settle_settings, make_network: the command, whole"
 SETTINGS = {
     "data": "embedded",  # 5,000 pictures; or a Fashion-MNIST folder, or an .npz file
     "process": "vp",
