@@ -229,6 +229,8 @@ def estimate(
     return affine((1 / psi)[:, None, None], z, (-sigma / psi)[:, None, None], eps)
 
 # %% ../nbs/08_compensation.ipynb #29cf6d02
+#| code-fold: true
+#| code-summary: "ModuleObjective: the whole class; look at draw and finer"
 PAIRS = ("exact", "rollout", "finer")
 
 
@@ -457,6 +459,8 @@ def with_module(
     return Compensated(denoiser, load_module(name, denoiser, denoiser.device)) if name else denoiser
 
 # %% ../nbs/08_compensation.ipynb #5ca64304
+#| code-fold: true
+#| code-summary: "TimewiseScaling, and fit_timewise_scaling: its factors by least squares"
 @check_arguments(points=(2, 1_000_000), shape=(1, 100_000))
 class TimewiseScaling(nn.Module):
     "C(x, 1000 t) = x + f(t) (x - mean), eq. 10: no network; not fitted, the identity."
@@ -529,6 +533,8 @@ def fit_timewise_scaling(
     return scaling.eval().to(device)
 
 # %% ../nbs/08_compensation.ipynb #335dc089
+#| code-fold: true
+#| code-summary: "Compensation: the whole class; look at move and loss"
 STATES = ("plain", "one-step", "persistent")
 ERRORS = ("v", "x0")
 
