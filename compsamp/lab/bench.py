@@ -46,6 +46,8 @@ def median_ratio(took: dict, a: str, b: str) -> float:
     return float(np.median(took[a] / took[b]))
 
 # %% ../../nbs/lab_bench.ipynb #047e252e
+#| code-fold: true
+#| code-summary: "ZeroNetwork, trajectory, driver_cost"
 class ZeroNetwork(nn.Module):
     "A network that returns the same zeros at every call."
 
@@ -88,6 +90,8 @@ def driver_cost(samplers: dict, batch: int, rounds: int = 15) -> dict:
     return {name: float(np.median(took[name])) / runs[name][1] * 1e6 for name in runs}
 
 # %% ../../nbs/lab_bench.ipynb #88122a36
+#| code-fold: true
+#| code-summary: "call_cost, bare_step, training_cost"
 def call_cost(denoiser, batch: int, rounds: int = 5) -> float:
     "Median microseconds of one evaluation of a real network."
     z = torch.zeros(batch, *denoiser.shape)
@@ -141,6 +145,8 @@ def training_cost(rounds: int = 9, steps: int = 4, width: int = 16) -> dict:
     return interleave({"ours": ours, "bare": theirs}, rounds)
 
 # %% ../../nbs/lab_bench.ipynb #4bb13b4d
+#| code-fold: true
+#| code-summary: "memory_growth and import_cost"
 MEMORY_PROBE = """
 import resource, sys, torch
 from compsamp import networks, sampling
@@ -186,6 +192,8 @@ def import_cost(rounds: int = 5) -> dict:
     return interleave(candidates, rounds)
 
 # %% ../../nbs/lab_bench.ipynb #7f90a3c5
+#| code-fold: true
+#| code-summary: "driver_figures, all_figures, bench: the command, whole"
 def driver_figures(batch: int, limit: float, quick: bool) -> list:
     "(what, value, unit, limit) of every sampler's own cost, and of DDIM's beside a real call."
     samplers = {name: zoo.parse_sampler(name) for name in zoo.SAMPLERS}

@@ -74,6 +74,8 @@ def read_peers(path: str | Path = PEERS_FILE) -> tuple:
 PEERS, INSTALL_COMMANDS = read_peers()
 
 # %% ../../nbs/lab_peers.ipynb #0f9a5527
+#| code-fold: true
+#| code-summary: "PeerSpec, parse_row, row_facts: a row from its text"
 PEER_GRIDS = ("uniform", "karras", "exponential")  # 'uniform': the package's own default
 
 
@@ -180,6 +182,8 @@ def not_installed(row: str) -> str | None:
     return f"{package} is not installed, {row} is skipped: {INSTALL_COMMANDS[package]}"
 
 # %% ../../nbs/lab_peers.ipynb #c9f1947e
+#| code-fold: true
+#| code-summary: "sample_diffusers and what it uses"
 def answer_timesteps(denoiser: NoisePredictor):
     "The network as a scheduler of diffusers asks it: a function of the state and the timestep."
     process = denoiser.process
@@ -262,6 +266,8 @@ def sample_diffusers(
     return x
 
 # %% ../../nbs/lab_peers.ipynb #06b6a177
+#| code-fold: true
+#| code-summary: "sample_k_diffusion and what it uses"
 def k_diffusion_sampling():
     "The module k_diffusion.sampling, without what the rest of its package imports."
     if "k_diffusion" not in sys.modules:
@@ -306,6 +312,8 @@ def sample_k_diffusion(
     return run(denoise, z * math.sqrt(1 + high**2), sigmas, disable=True, **options)
 
 # %% ../../nbs/lab_peers.ipynb #6d7dd71e
+#| code-fold: true
+#| code-summary: "draw_row and draw_peer: any row"
 def correct_with_module(denoiser: NoisePredictor, row: str) -> NoisePredictor:
     "The network a row draws with, corrected by its module; ValueError if it does not fit."
     module = parse_row(row).module
