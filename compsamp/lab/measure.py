@@ -43,6 +43,8 @@ def row_spec(row: str) -> SamplingSpec:
     return SamplingSpec.parse(ROWS.get(row, row))
 
 # %% ../../nbs/lab_measure.ipynb #581f0568
+#| code-fold: true
+#| code-summary: "measure: the command, whole"
 def measure(
     rows: list[str] = tuple(ROWS),  # ways to sample, as in edm:s_churn=20@karras/0.06,0.3,3,2
     n: int = 1000,  # pictures per cell
@@ -110,6 +112,8 @@ def measured_line(cell: dict) -> str:
     return f"{told}  precision {cell['precision']:.3f}  recall {cell['recall']:.3f}"
 
 # %% ../../nbs/lab_measure.ipynb #d0a2ecfb
+#| code-fold: true
+#| code-summary: "demo, demo_table, save_demo: the demonstration, whole"
 def shipped_results(denoiser, path: Path | None = None) -> dict:
     """Mean and spread over seeds of the results that come with the package, per (row, budget);
     ValueError for other weights."""
@@ -199,12 +203,12 @@ def save_demo(drawn: dict, path: Path, title: str):
     "One PNG: a grid per sampler, side by side, labelled."
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(drawn), 4.4))
+    figure = Figure(figsize=(2.8 * len(drawn), 12))
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axis, (name, samples) in zip(axes, drawn.items(), strict=True):
         cost = f"{samples.nfe} evaluations, {samples.seconds:.1f} s"
-        show(samples.x, cols=8, ax=axis, title=f"{name}: {cost}")
+        show(samples.x, cols=4, ax=axis, title=f"{name}\n{cost}")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=130)
