@@ -55,6 +55,8 @@ def spectrum(
     return torch.stack([share.mean() for share in shares]).clamp(min=1e-8)
 
 # %% ../nbs/22_planner.ipynb #59441129
+#| code-fold: true
+#| code-summary: "GaussianDenoiser and final_variances: a run on Gaussian data, by impulses"
 @lru_cache(maxsize=4096)
 def gaussian_gains(
     process: LinearSDE,
@@ -184,6 +186,8 @@ def detour_error(
     return float((ratio - 1).square().mean().sqrt())
 
 # %% ../nbs/22_planner.ipynb #72266125
+#| code-fold: true
+#| code-summary: "plan_restart: candidates, forecasts, the best; look at rank_candidates"
 RESTART_LEVELS = (  # candidate intervals: low and high noise-to-signal ratio
     (0.06, 0.3),
     (0.06, 1.0),

@@ -30,6 +30,8 @@ from compsamp.experiment import (
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_emoji.ipynb #e5efdd36
+#| code-fold: true
+#| code-summary: "read_table, draw_glyph, emoji_pictures, split_emoji: the pictures"
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 TABLE = "/usr/share/unicode/emoji/emoji-test.txt"
 SIDE = 32  # pixels
@@ -136,6 +138,8 @@ def emoji_features(
     return (f64(pictures).flatten(1) - f64(reference["centre"])) @ f64(reference["basis"]).mT
 
 # %% ../../nbs/lab_emoji.ipynb #e7d41f5f
+#| code-fold: true
+#| code-summary: "compare_emoji: the whole comparison"
 def proportionate_labels(
     reference: dict,
     n: int,  # at most 364

@@ -50,6 +50,8 @@ from compsamp.lab.peers import (
 from .yardsticks import paired_log_ratio, unbiased_frechet
 
 # %% ../../nbs/lab_race.ipynb #9971ca8e
+#| code-fold: true
+#| code-summary: "summarise, is_ours, has_module, is_tuned: reading a race"
 RACE_FILE = Path(networks.__file__).parent / "results/race.json"
 SETTINGS_FILE = RACE_FILE.with_name("race.toml")
 
@@ -90,6 +92,8 @@ def is_tuned(row: str) -> bool:
     return spec.low is not None or spec.high is not None or spec.rho != 7
 
 # %% ../../nbs/lab_race.ipynb #10a4edef
+#| code-fold: true
+#| code-summary: "read_settings, best_rows, heat_keys, final_rows: who runs"
 def read_settings(path: str | Path = SETTINGS_FILE) -> dict:
     "Rows, budgets, tuned settings, contests and drivers of the race."
     return tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -153,6 +157,8 @@ def final_rows(
     return list(dict.fromkeys([*chosen, *tuned]))
 
 # %% ../../nbs/lab_race.ipynb #ade12977
+#| code-fold: true
+#| code-summary: "race_cell and the files of features"
 def features_file(path: Path, row: str, budget: int, seed: int) -> Path:
     "Where the features of a cell lie, beside the results file."
     name = re.sub("[^a-z0-9.=_-]+", "~", row.lower())
@@ -204,6 +210,8 @@ def race_line(cell: dict) -> str:
     return f"{told} {cell['frechet']:7.3f} ({cell['seconds']:.0f} s)"
 
 # %% ../../nbs/lab_race.ipynb #c75ebdf4
+#| code-fold: true
+#| code-summary: "ratio_of_rows, runner, ratios: two rows, seed by seed"
 LEAST_SEEDS = 5  # below, no verdict
 
 
@@ -293,6 +301,8 @@ def ratios(cells: list) -> list:
     return found
 
 # %% ../../nbs/lab_race.ipynb #dfc27585
+#| code-fold: true
+#| code-summary: "solver_error, mixture_distance, driver_costs: beside the race"
 @torch.no_grad()
 def solver_error(
     denoiser,
@@ -373,6 +383,8 @@ def driver_costs(
     return found
 
 # %% ../../nbs/lab_race.ipynb #2e28c199
+#| code-fold: true
+#| code-summary: "race, heats_and_finals, measure_beside, report: the command, whole"
 def race(
     json: Path = Path("race.json"),  # the results file; features lie beside it
     samplers: list[str] = (),  # rows such as dpmpp2m@karras or k.2m@karras (default: all)
