@@ -652,8 +652,8 @@ def test_ledger_without_files_and_with_foreign_ones(tmp_path):
     rows, missing = claims.claims_ledger(tmp_path)
     assert not rows
     assert all("no results file yet" in line for line in missing)
-    (tmp_path / "skipstep.json").write_text('{"cells": [{"arm": 3}]}')
-    with pytest.raises(ValueError, match="skipstep.json"):
+    (tmp_path / "skipstep-labels.json").write_text('{"cells": [{"arm": 3}]}')
+    with pytest.raises(ValueError, match="skipstep-labels.json"):
         claims.claims_ledger(tmp_path)
 
 
