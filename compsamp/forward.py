@@ -137,14 +137,15 @@ class Clock:
     def time(
         self,
         rho,  # a float or a tensor
+        name: str = "rho",  # of the argument, for the message
     ) -> Tensor:
         "The time at which the noise-to-signal ratio is `rho`, in (0, rho(T)]."
-        rho = f64(rho, "rho")
+        rho = f64(rho, name)
         top = self.rho(self.T)
         inside = (rho > 0) & (rho <= top * (1 + 1e-6))
         if not inside.all():
             worst = rho[~inside].flatten()[0].item()
-            require(False, "rho", worst, f"in (0, rho(T) = {float(top):.6g}]")
+            require(False, name, worst, f"in (0, rho(T) = {float(top):.6g}]")
         return self.invert(rho).clamp(max=self.T)
 
     def invert(self, rho: Tensor) -> Tensor:

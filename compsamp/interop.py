@@ -12,9 +12,10 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network',
            'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory',
            'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened',
-           'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'WalkSteps',
-           'scheduler_class', 'own_config', 'publish_class', 'model_class', 'check_network', 'require_still',
-           'tied_parameters', 'ask_at', 'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
+           'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'check_sent',
+           'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class', 'check_network',
+           'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers', 'export_pretrained',
+           'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -49,6 +50,7 @@ from compsamp.core import (
     pick_device,
     require,
     require_one_of,
+    seems_finite,
     write_json,
 )
 from .flow import Flow, PredictFlow
@@ -78,7 +80,13 @@ from compsamp.sampling import (
     require_finite,
 )
 from .training import pictures_hash
-from .zoo import build_network, find_process, parse_restart, parse_sampler
+from compsamp.zoo import (
+    SamplingSpec,
+    build_network,
+    find_process,
+    parse_restart,
+    parse_sampler,
+)
 
 # %% ../nbs/16_interop.ipynb #04885b3b
 #| code-fold: true
@@ -285,10 +293,8 @@ class ForeignNetwork(nn.Module):
         try:
             answer = self.net(z.to(weight.dtype), time.to(z.device), **condition)
         except Exception as error:
-            shown = (
-                f"a state {tuple(z.shape)}, the time {time[:1].tolist()} and {sorted(condition)}"
-            )
-            error.add_note(f"{type(self.net).__name__} was asked with {shown}")
+            asked = f"asked with a state {tuple(z.shape)}, the time {time[:1].tolist()}"
+            error.add_note(f"{type(self.net).__name__} was {asked} and {sorted(condition)}")
             raise
         if not isinstance(answer, Tensor):
             answer = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
@@ -1245,24 +1251,22 @@ class WalkPlanner:
             require(isinstance(text, str), "restart", text, allowed, TypeError)
         intervals = [parse_restart(text) for text in texts]
         self.intervals = [RestartInterval.from_sigma(self.process, *v) for v in intervals]
-        self.ends = self.read_ends(config)
+        self.check_ends(config)
         self.order, self.init_noise_sigma = self.sampler.evals, self.convention.start_scale
         n = self.convention.entries
         self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
         self.forget_walk()
 
-    def read_ends(self, config) -> dict:
-        "First and last time of the grid, where `high` or `low` is given, by the names of `grid`."
-        given = {"top": config.high, "bottom": config.low}
-        ends = {name: ratio for name, ratio in given.items() if ratio is not None}
+    def check_ends(self, config):
+        "ValueError unless `low` and `high`, where given, can be the ends of the grid."
+        ends = [ratio for ratio in (config.low, config.high) if ratio is not None]
         unbound = isinstance(self.convention, FlowConvention) or config.kind == "trailing"
         allowed = "None: a flow's grid, and the trailing one, have their own ends"
         require(not (ends and unbound), "low, high", (config.low, config.high), allowed)
         least, most = (float(self.process.rho(t)) for t in (self.process.eps, self.process.T))
         allowed = f"from {least:.4g} to {most:.4g}, the noise-to-signal ratios of this process"
-        for ratio in ends.values():
+        for ratio in ends:
             require(least * (1 - 1e-9) <= ratio <= most, "low, high", ratio, allowed)
-        return {name: float(self.process.time(ratio)) for name, ratio in ends.items()}
 
     def read_convention(self) -> Convention:
         "How the configured network is spoken to."
@@ -1316,8 +1320,10 @@ class WalkPlanner:
         given = [k for k, v in zip(names, (n, timesteps, sigmas)) if v is not None]
         require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
         config, convention, process = self.config, self.convention, self.process
-        if self.ends and n is not None:
-            return grid(process, n, config.kind or "karras", **self.ends)
+        has_ends = config.low is not None or config.high is not None
+        if has_ends and n is not None:
+            row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
+            return row.route(process, points=n)
         if isinstance(convention, FlowConvention):
             return flow_times(process, n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
         if sigmas is not None:
@@ -1372,6 +1378,13 @@ class WalkPlanner:
 # %% ../nbs/16_interop.ipynb #0cc94498
 #| code-fold: true
 #| code-summary: "the calls that a pipeline makes"
+def check_sent(name: str, given):
+    "An error unless a pipeline sends a tensor of finite floats, `(B, ...)`."
+    is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
+    require(is_float, name, brief_value(given), "a tensor of floats, (B, ...)", TypeError)
+    require(seems_finite(given), name, "NaN or infinity", "finite numbers")
+
+
 class WalkSteps(WalkPlanner):
     "The calls a pipeline makes."
 
@@ -1500,11 +1513,8 @@ class WalkSteps(WalkPlanner):
     ):
         "One network answer in; out come the next sample, at last the picture, and x0."
         self.check_step(eta, use_clipped_model_output)
-        for name, given in (("model_output", model_output), ("sample", sample)):
-            is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
-            require(is_float, name, brief_value(given), "a tensor of floats, (B, ...)", TypeError)
-            is_finite = given.device.type != "cpu" or bool(torch.isfinite(given).all())
-            require(is_finite, name, "NaN or infinity", "finite numbers")
+        check_sent("model_output", model_output)
+        check_sent("sample", sample)
         timestep = as_real("timestep", timestep)
         draw = TorchNoise(generator, sample)
         walk = self.walk_at(timestep, sample, draw)
@@ -1634,8 +1644,7 @@ def scheduler_class():
             process=None,  # card of a process of ours, instead of a table of betas
             sampler="dpmpp2m",  # text, as for compsamp_sample
             kind: str | None = None,  # of the grids, one of `GRID_KINDS`; None: what suits
-            low: float
-            | None = None,  # noise-to-signal ratio at the grid's end, > 0; None: the least
+            low: float | None = None,  # noise-to-signal ratio at the grid's end; None: the least
             high: float | None = None,  # and at its start; None: what suits
             restart=None,  # list of 'LOW,HIGH,POINTS,K', as for compsamp_sample
             seed: int | None = None,  # None: the pipeline's generator
@@ -1647,9 +1656,8 @@ def scheduler_class():
             "From the configuration of any scheduler we can stand in for; others are refused."
             allowed = "a configuration: for a folder there is from_pretrained"
             require(isinstance(config, dict), "config", config, allowed, TypeError)
-            for name in kwargs:
-                if not return_unused_kwargs:
-                    require_one_of("setting", name, sorted(cls._get_init_keys(cls)))
+            for name in () if return_unused_kwargs else kwargs:
+                require_one_of("setting", name, sorted(cls._get_init_keys(cls)))
             return super().from_config(own_config(config), return_unused_kwargs, **kwargs)
 
     return publish_class(SamplerScheduler)

@@ -38,6 +38,7 @@ from compsamp.core import (
     per_sample,
     pick_device,
     require,
+    seems_finite,
     write_sealed,
 )
 from .forward import LinearSDE, NoisePredictor, cholesky, mean_state
@@ -531,7 +532,7 @@ def check_state(
     shape: tuple | None = None,  # of one picture, if that is known
 ):
     """TypeError unless z holds floats; ValueError unless they are finite and 0 < t <= T, one time
-    or one per sample. A GPU need not wait for the look at z: there `sample` judges the end."""
+    or one per sample. On a GPU z is not looked at: there `sample` judges the end."""
     ok = isinstance(z, Tensor) and z.is_floating_point()
     require(ok, "z", getattr(z, "dtype", type(z).__name__), "a tensor of floats", TypeError)
     if shape is None:
@@ -539,16 +540,15 @@ def check_state(
     elif z.dim() != len(shape) + 1 or z.shape[1] != process.k * shape[0]:
         allowed = f"(B, {process.k * shape[0]}, ...), pictures of shape {tuple(shape)}"
         require(False, "z", tuple(z.shape), allowed)
-    is_finite = z.device.type != "cpu" or bool(torch.isfinite(z).all())
-    require(is_finite, "z", "NaN or infinity", "finite numbers")
+    require(seems_finite(z), "z", "NaN or infinity", "finite numbers")
     times = process.checked(t, zero=False)
     ok = times.shape in ((), (len(z),))
     require(ok, "t", tuple(times.shape), f"one time, or one for each of the {len(z)} samples")
 
 
 def check_answer(network, answer: Tensor, t):
-    "FloatingPointError if a network answers NaN or infinity; looked for on the CPU only."
-    if answer.device.type == "cpu" and not bool(torch.isfinite(answer).all()):
+    "FloatingPointError if a network answers NaN or infinity; on a GPU it is not looked at."
+    if not seems_finite(answer):
         name = f"answer of {type(network).__name__} at t = {float(torch.as_tensor(t).max()):.4g}"
         require(False, name, "NaN or infinity", "finite numbers", FloatingPointError)
 

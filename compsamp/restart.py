@@ -62,10 +62,7 @@ class RestartInterval:
         require(
             0 < sigma_min < sigma_max, "sigma_min, sigma_max", ends, "0 < sigma_min < sigma_max"
         )
-        highest = float(process.rho(process.T))
-        allowed = f"at most {highest:.6g}, the ratio at T of {type(process).__name__}"
-        require(sigma_max <= highest * (1 + 1e-6), "sigma_max", sigma_max, allowed)
-        t_min, t_max = process.time(list(ends)).tolist()
+        t_min, t_max = process.time(list(ends), "sigma_min, sigma_max").tolist()
         return cls(t_min, t_max, points, repeats)
 
 # %% ../nbs/13_restart.ipynb #10e62aea
@@ -82,7 +79,7 @@ def snap(
     low, high = float(main[-1]), float(main[0])
     inside = low * (1 - 1e-9) <= interval.t_min <= high
     allowed = f"inside the main grid, {low:.6g} to {high:.6g}"
-    if process is not None:
+    if process is not None and not inside:
         asked, *ends = (float(process.rho(t)) for t in (interval.t_min, low, high))
         allowed += (
             f" (a noise-to-signal ratio of {asked:.4g}, not in {ends[0]:.4g} to {ends[1]:.4g})"

@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS', 'PLAIN_SAMPLERS', 'signal_and_noise',
            'identity_blocks', 'drift_terms', 'require_count', 'require_points', 'karras', 'grid', 'check_grid',
-           'kept_step', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe', 'points_for_budget',
-           'final_denoise', 'settings_key', 'cast_coefficients', 'coefficients', 'descend', 'jumps', 'jump',
-           'stretches', 'follow', 'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama', 'Samples',
-           'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels', 'labels_binder', 'state_shape',
+           'kept_step', 'check_promise', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe',
+           'points_for_budget', 'final_denoise', 'settings_key', 'cast_coefficients', 'coefficients', 'descend',
+           'jumps', 'jump', 'stretches', 'follow', 'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama',
+           'Samples', 'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels', 'labels_binder', 'state_shape',
            'require_memory', 'require_finite', 'usual_batch', 'start_state', 'sample', 'DDIM', 'transfer',
            'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'require_range', 'DDPM',
            'EDMHeun']
@@ -182,17 +182,26 @@ def check_grid(
 #| code-summary: "plumbing: a step that keeps what its sampler promised"
 def kept_step(sampler, denoiser, z, r, draw, memory) -> tuple:
     "`sampler.step`; an error unless it gives (state, memory) and asks at most `evals` times."
-    name, before = type(sampler).__name__, getattr(denoiser, "nfe", 0)
+    before = getattr(denoiser, "nfe", 0)
     answer = sampler.step(denoiser, z, r, draw, memory)
+    asked = (getattr(denoiser, "nfe", 0) - before) / getattr(denoiser, "evals", 1)
+    is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)
+    if not is_pair or answer[0].shape != z.shape or asked > sampler.evals:
+        check_promise(sampler, z, answer, asked)
+    return answer
+
+
+def check_promise(sampler, z: Tensor, answer, asked: float):
+    "Says which promise a step has broken, in words that are too dear to make at every step."
+    name = type(sampler).__name__
     is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)
     require(is_pair, f"{name}.step", brief_value(answer), "(state, memory)", TypeError)
-    shape = tuple(answer[0].shape)
-    allowed = f"that of the state before it, {tuple(z.shape)}"
-    require(shape == tuple(z.shape), f"shape after {name}.step", shape, allowed)
-    asked = (getattr(denoiser, "nfe", 0) - before) / getattr(denoiser, "evals", 1)
+    shape, same = tuple(answer[0].shape), tuple(z.shape)
+    require(
+        shape == same, f"shape after {name}.step", shape, f"that of the state before it, {same}"
+    )
     allowed = f"{asked:g}, as often as a step asks the network"
     require(asked <= sampler.evals, f"{name}.evals", sampler.evals, allowed)
-    return answer
 
 # %% ../nbs/07_sampling.ipynb #5b3a12e6
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ notebooks."""
 
 import argparse
 import contextlib
+import itertools
 import re
 import shutil
 import sys
@@ -83,20 +84,21 @@ def say_where_widgets_are(nb):
                 output["data"] = {"text/markdown": [WIDGET_TEXT]}
 
 
+def stream_name(output) -> str | None:
+    "The stream that a piece of output was printed to; None for a picture or a table."
+    return output["name"] if output["output_type"] == "stream" else None
+
+
 def join_printed(nb):
     "What one cell prints comes in pieces: one piece a stream, without a gap between them."
     for cell in nb.cells:
         joined = []
-        for output in cell.get("outputs", []):
-            text = output.get("text", "")
-            text = text if isinstance(text, str) else "".join(text)
-            if joined and output["output_type"] == "stream" == joined[-1]["output_type"]:
-                if joined[-1]["name"] == output["name"]:
-                    joined[-1]["text"] += text
-                    continue
-            if output["output_type"] == "stream":
-                output["text"] = text
-            joined.append(output)
+        for name, pieces in itertools.groupby(cell.get("outputs", []), stream_name):
+            first, *more = pieces
+            if name:
+                first["text"] = "".join("".join(piece["text"]) for piece in (first, *more))
+                more = []
+            joined += [first, *more]
         if joined:
             cell["outputs"] = joined
 

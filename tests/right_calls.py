@@ -180,6 +180,7 @@ for key, process in {"VP": VP, "EDM": EDM, "PSLD": PSLD, "Flow": FLOW}.items():
         process.time,
         rho=0.5,
         _taken={"rho": {"list", "infinity", "vast"} if key == "Flow" else {"list"}},
+        _skip=("name",),
     )
     call(
         f"{key}.perturb",
@@ -923,6 +924,8 @@ call(
     levels=(0.3, 1.0),
     seed=0,
     _skip=("denoiser",),
+    _taken={"seed": {"vast"}},
+    _named={"pictures": ("pictures", "z")},
 )
 call(
     "interop.check_network",

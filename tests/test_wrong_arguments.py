@@ -24,7 +24,8 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         require require_one_of require_size is_whole is_real as_real brief_value is_of_kind
         kinds_of check_kind check_numbers check_limit check_arguments is_count check_seal
         check_same check_mixture check_sizes check_state check_channels class_numbers
-        check_labels check_card_sizes check_card check_answer check_tensors check_data check_recipe
+        check_labels check_card_sizes check_card check_answer check_sent seems_finite
+        check_tensors check_data check_recipe
         check_trainable check_resume check_state_tensors check_fit check_float_pictures
         check_features check_moments check_clouds check_labelled check_detour check_samplers
         require_count require_points require_memory require_finite require_range
@@ -45,7 +46,8 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         noise_letter compose_letters conjugate_letter at_time student_radius stretched cosine
         usual_batch Samples cumulative_beta table_entry nearly_whole clean_picture step_down
         jump_up forget_memory remove_noise route_steps falling_steps limit_picture widened
-        same_time gaussian_gains main_times real_floor kept_step cast_coefficients""",
+        same_time gaussian_gains main_times real_floor kept_step check_promise
+        cast_coefficients""",
     "bases: a subclass writes the methods": """
         Equation Clock LinearSDE ScalarSDE BetaSDE DriftFree Parametrised Sampler DSM Classify
         ConditionalUNet ForeignDenoiser""",

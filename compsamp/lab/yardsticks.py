@@ -4,10 +4,11 @@
 __all__ = ['MIXTURE', 'YARDSTICK_RESULTS', 'YARDSTICK_ROWS', 'PictureMixture', 'save_mixture', 'load_mixture', 'picture_laws',
            'PictureDenoiser', 'low_frequencies', 'SmoothError', 'in_turn', 'apart', 'ConvergedRun', 'converged_run',
            'solver_distance', 'picture_reference', 'score_features', 'symmetric_root', 'frechet_between',
-           'frechet_of_moments', 'unbiased_frechet', 'Interval', 'paired_log_ratio', 'paired_difference', 'law_at',
-           'simulate_pair', 'interval_or_none', 'summary', 'coverage', 'resample_pictures', 'resampled_coverage',
-           'judge_ratio', 'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash', 'interval_tasks',
-           'distance_tasks', 'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component', 'fit_mixture']
+           'frechet_of_moments', 'unbiased_frechet', 'Interval', 'check_pairs', 'paired_log_ratio', 'paired_difference',
+           'law_at', 'simulate_pair', 'interval_or_none', 'summary', 'coverage', 'resample_pictures',
+           'resampled_coverage', 'judge_ratio', 'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash',
+           'interval_tasks', 'distance_tasks', 'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component',
+           'fit_mixture']
 
 # %% ../../nbs/lab_yardsticks.ipynb #14506a83
 #| code-fold: true
@@ -562,6 +563,17 @@ class Interval:
         return f"{numbers}: {word}"
 
 
+def check_pairs(a, b, level: float) -> tuple:
+    "Both columns in float64; an error unless they hold finite values of the same seeds."
+    a, b = f64(a, "a"), f64(b, "b")
+    same = a.dim() == 1 and a.shape == b.shape and len(a) >= 2
+    require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
+    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
+    require(finite, "a, b", "NaN or infinity", "finite numbers")
+    require(0 < level < 1, "level", level, "in (0, 1)")
+    return a, b
+
+
 @check_arguments(level=(0, 1))
 def paired_log_ratio(
     a,  # one distance per seed `(J,)`, above 0: `unbiased_frechet` of each run
@@ -571,14 +583,9 @@ def paired_log_ratio(
     "Geometric mean of a/b over seeds with a t interval on its logarithm (Eq. 4)."
     from scipy.stats import t as student
 
-    a, b = f64(a, "a"), f64(b, "b")
-    same = a.dim() == 1 and a.shape == b.shape and len(a) >= 2
-    require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
-    require(0 < level < 1, "level", level, "in (0, 1)")
+    a, b = check_pairs(a, b, level)
     low = float(torch.minimum(a.min(), b.min()))
     require(low > 0, "a, b", low, "above 0: so near 0 there is no ratio; see `paired_difference`")
-    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
-    require(finite, "a, b", "infinity", "finite numbers")
     logs = (a / b).log()
     half = student.ppf((1 + level) / 2, len(logs) - 1) * float(logs.std()) / math.sqrt(len(logs))
     mean = float(logs.mean())
@@ -591,13 +598,8 @@ def paired_difference(a, b, level: float = 0.95) -> tuple:
     "Mean of a - b over seeds, and both ends of its t interval: for distances near 0."
     from scipy.stats import t as student
 
-    a, b = f64(a, "a"), f64(b, "b")
-    same = a.dim() == 1 and a.shape == b.shape and len(a) >= 2
-    require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
+    a, b = check_pairs(a, b, level)
     gaps = a - b
-    finite = bool(torch.isfinite(gaps).all())
-    require(finite, "a, b", "NaN or infinity", "finite numbers")
-    require(0 < level < 1, "level", level, "in (0, 1)")
     spread = float(gaps.std()) / math.sqrt(len(gaps))
     half = student.ppf((1 + level) / 2, len(gaps) - 1) * spread
     mean = float(gaps.mean())
