@@ -103,6 +103,20 @@ def join_printed(nb):
             cell["outputs"] = joined
 
 
+def leave_out_bars(nb):
+    "A progress bar that has ended says nothing on a page."
+    for cell in nb.cells:
+        shown = [o for o in cell.get("outputs", []) if not is_bar(o)]
+        if "outputs" in cell:
+            cell["outputs"] = shown
+
+
+def is_bar(output) -> bool:
+    "Whether an output is fastprogress's bar, or the style sheet it brings along."
+    html = "".join(output.get("data", {}).get("text/html", ""))
+    return "<progress" in html or "progress:not([value])" in html
+
+
 def stage_notebook(src: Path, dst: Path):
     "A notebook through the filters that `ipynb-filters: [nbdev_filter]` means to Quarto."
     from execnb.nbio import read_nb, write_nb
@@ -110,6 +124,7 @@ def stage_notebook(src: Path, dst: Path):
 
     nb = read_nb(src)
     say_where_widgets_are(nb)
+    leave_out_bars(nb)
     join_printed(nb)
     with contextlib.chdir(ROOT):  # it reads settings.ini from where it stands
         FilterDefaults()(nb)

@@ -62,7 +62,7 @@ def test_the_error_of_silence_is_the_noise_itself():
         ({"names": ["U-Net, width 17"]}, "names"),
         ({"seconds": 0.0}, "seconds"),
         ({"n": 5}, "n"),
-        ({"rates": (-1.0,)}, "lr"),
+        ({"rates": (-1.0,)}, "rates"),
         ({"out": "architectures.png"}, "out"),
     ],
 )

@@ -150,7 +150,7 @@ def compare_architectures(
     "Networks trained for the same CPU time on one core: what each has learned."
     known = read_architectures()
     names = list(known) if names is None else names
-    check_comparison(names, known, seconds, rates, seeds, n)
+    check_comparison(names, known, seconds, seeds, n)
     require_output(out, "out", (".json",))
     images, labels = data.embedded() if small else data.fashion("train")
     held_images, held_labels = inpainting.heldout()
@@ -181,13 +181,11 @@ def compare_architectures(
         torch.set_num_threads(threads)
 
 
-def check_comparison(names, known: dict, seconds: float, rates, seeds, n: int):
+def check_comparison(names, known: dict, seconds: float, seeds, n: int):
     "ValueError for settings of `compare_architectures` that cannot be."
     for name in names:
         require_one_of("names", name, known)
     require(0 < seconds <= 10**6, "seconds", seconds, "above 0, at most a million")
-    for lr in rates:
-        require_within({"lr": lr}, "lr")
     require_within({"seeds": list(seeds), "n": n}, "seeds", "n")
 
 
