@@ -599,8 +599,12 @@ def check_same(
     allowed: str = "results of the same experiment, or a new file",
 ):
     "ValueError that names what differs, unless `held` says all that `asked` says."
-    differ = {key: (held.get(key), value) for key, value in asked.items() if held.get(key) != value}
-    told = f"{allowed}; these differ (there, asked): {str(differ)[:500]}"
+    differ = [
+        f"{key}: {held.get(key)!r} there, {value!r} asked"
+        for key, value in asked.items()
+        if held.get(key) != value
+    ]
+    told = f"{allowed}; these differ: {'; '.join(differ)[:500]}"
     require(not differ, name, str(place), told)
 
 # %% ../nbs/00_core.ipynb #bb2a6123

@@ -228,11 +228,11 @@ def test_finished_chunks_are_kept_and_only_those(tmp_path):
 @pytest.mark.parametrize(
     "change, word",
     [
-        (dict(seed=4), "'seed': (3, 4)"),
-        (dict(n=21), "'n': (20, 21)"),
-        (dict(batch=4), "'batch'"),
-        (dict(guidance=2.0), "'guidance'"),
-        (dict(shape=(4,)), "'shape'"),
+        (dict(seed=4), "seed: 3 there, 4 asked"),
+        (dict(n=21), "n: 20 there, 21 asked"),
+        (dict(batch=4), "batch: "),
+        (dict(guidance=2.0), "guidance: "),
+        (dict(shape=(4,)), "shape: "),
     ],
 )
 def test_chunks_of_another_card_are_refused(tmp_path, change, word):
