@@ -393,10 +393,11 @@ def method(
     nfe: int = 50,  # evaluations it may spend
     sampler: Sampler | None = None,  # None: DDIM, with fresh noise unless the name says DDIM
 ) -> tuple:  # sampler, grid or route
-    "The sampler and the grid or route of a method; all grids uniform."
+    "The sampler and the grid or route of a method; grids uniform, with momentum quadratic."
     require_one_of("method", name, METHODS[1:])
     usual = sampling.DDIM() if "DDIM" in name else default_sampler(process)
     sampler = sampler or usual
+    kind = "uniform" if process.k == 1 else "quadratic"
     if name == "one evaluation":
         return sampler, grid(process, 1)
     if name == "resampled":
@@ -404,13 +405,13 @@ def method(
         points = 4 * ((nfe - 1) // price) + 1
         allowed = f"at least {price + 1}: four steps, three times, and the final evaluation"
         require(points > 1, "nfe", nfe, allowed)
-        return sampler, resampled(process, points)
+        return sampler, resampled(process, points, kind=kind)
     intervals = []
     if name == "restart":
         repeats = max(1, nfe // 10)
         intervals = [restart.RestartInterval.from_sigma(process, 0.4, 3.0, 4, repeats)]
     points = restart.points_after_restarts(sampler, nfe, intervals)
-    return sampler, restart.route_of(process, points, intervals, "uniform")
+    return sampler, restart.route_of(process, points, intervals, kind)
 
 # %% ../nbs/14_inpainting.ipynb #246745a1
 #| code-fold: true
