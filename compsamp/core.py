@@ -2,12 +2,12 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'LARGEST_INT', 'KIND_WORDS', 'PARTIAL', 'PALETTE', 'BLUE', 'ORANGE', 'GREEN', 'PURPLE', 'RED', 'SKY',
-           'YELLOW', 'BLACK', 'require', 'require_one_of', 'require_size', 'is_whole', 'is_real', 'as_real',
-           'brief_value', 'is_of_kind', 'kinds_of', 'check_kind', 'seems_finite', 'check_numbers', 'check_limit',
-           'check_arguments', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks', 'per_sample',
-           'block_rows', 'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records', 'pick_device',
-           'lock_file', 'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'seal_of', 'write_sealed',
-           'check_seal', 'check_output', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
+           'YELLOW', 'BLACK', 'METHOD_COLOURS', 'require', 'require_one_of', 'require_size', 'is_whole', 'is_real',
+           'as_real', 'brief_value', 'is_of_kind', 'kinds_of', 'check_kind', 'seems_finite', 'check_numbers',
+           'check_limit', 'check_arguments', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks',
+           'per_sample', 'block_rows', 'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records',
+           'pick_device', 'lock_file', 'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'seal_of',
+           'write_sealed', 'check_seal', 'check_output', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
 #| code-fold: true
@@ -687,3 +687,11 @@ PALETTE = (
     "#000000",
 )
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW, BLACK = PALETTE
+METHOD_COLOURS = {  # one method, one colour, on every page that compares them
+    "DDIM": SKY,
+    "Heun": BLUE,
+    "2M": GREEN,
+    "churn": ORANGE,
+    "Euler-Maruyama": PURPLE,
+    "Restart": RED,
+}
