@@ -260,13 +260,14 @@ def test_ratio_and_its_words():
         assert race.ratio_verdict({"seeds": range(5), "low": low, "high": high}) == word
 
 
-def test_the_unbiased_distance_is_used_where_all_have_it():
+def test_the_unbiased_distance_is_used_where_it_is_most_of_all():
     cells = made_cells({"ddim": 2.0, "edm": 2.0}, 20, range(5))
     for cell in cells:
-        cell["unbiased"] = 0.5 if cell["row"] == "ddim" else 1.0
-    assert race.ratio_of_rows(cells, "ddim", "edm", 20)["ratio"] == pytest.approx(0.5)
-    cells[0]["unbiased"] = None
-    assert race.ratio_of_rows(cells, "ddim", "edm", 20)["column"] == "frechet"
+        cell["unbiased"] = 1.2 if cell["row"] == "ddim" else 1.8
+    assert race.ratio_of_rows(cells, "ddim", "edm", 20)["ratio"] == pytest.approx(1.2 / 1.8)
+    for little in (None, -0.1, 0.01, 0.8):
+        cells[0]["unbiased"] = little
+        assert race.ratio_of_rows(cells, "ddim", "edm", 20)["column"] == "frechet"
 
 
 def test_heats_finals_and_resume(monkeypatch, tmp_path):
