@@ -460,15 +460,18 @@ def test_the_page_of_advice_on_restart():
 
 
 def test_the_page_of_advice_on_many_evaluations_and_guidance():
-    "The seeds at 50, and that under guidance noise in every step came last, Heun first."
+    "The seeds at 100, and that under guidance noise in every step came last, Heun first."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
     weaker, guided = (
         read_results(claims.RESULTS_FOLDER / f"{name}.json")
         for name in ("race-small", "restart-guidance")
     )
     assert weaker["setup"]["labels"] == "none"
-    at_50 = [c for c in weaker["cells"] if (c["row"], c["budget"]) == (race.tuned_rows(50)[0], 50)]
-    assert f"without labels, {len(at_50)} seeds" in advice
+    row = race.tuned_rows(100)[0]
+    at_100 = [c for c in weaker["cells"] if (c["row"], c["budget"]) == (row, 100)]
+    assert f"without labels, {len(at_100)} seeds) | `{row}`" in advice
+    for budget in (10, 20, 50):
+        assert f"`{race.tuned_rows(budget)[0]}`" in advice
     top = max(cell["guidance"] for cell in guided["cells"])
     distances = {}
     for cell in guided["cells"]:
