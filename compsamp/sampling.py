@@ -196,10 +196,10 @@ def check_promise(sampler, z: Tensor, answer, asked: float):
     name = type(sampler).__name__
     is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)
     require(is_pair, f"{name}.step", brief_value(answer), "(state, memory)", TypeError)
-    shape, same = tuple(answer[0].shape), tuple(z.shape)
-    require(
-        shape == same, f"shape after {name}.step", shape, f"that of the state before it, {same}"
-    )
+    shape = tuple(answer[0].shape)
+    before = tuple(z.shape)
+    allowed = f"that of the state before it, {before}"
+    require(shape == before, f"shape after {name}.step", shape, allowed)
     allowed = f"{asked:g}, as often as a step asks the network"
     require(asked <= sampler.evals, f"{name}.evals", sampler.evals, allowed)
 

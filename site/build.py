@@ -106,9 +106,8 @@ def join_printed(nb):
 def leave_out_bars(nb):
     "A progress bar that has ended says nothing on a page."
     for cell in nb.cells:
-        shown = [o for o in cell.get("outputs", []) if not is_bar(o)]
         if "outputs" in cell:
-            cell["outputs"] = shown
+            cell["outputs"] = [output for output in cell["outputs"] if not is_bar(output)]
 
 
 def is_bar(output) -> bool:

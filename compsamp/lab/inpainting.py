@@ -198,9 +198,10 @@ def compare_methods(
         drawn = [Samples(mean_fill(truth, mask), 0, 0.0, [])]
         if method != "mean fill":
             name = method.removesuffix(" (PSLD)")
-            denoiser, sampler = (plain if name in METHODS[:5] else seeing), None
+            sampler = None if name == method else SSCS()
+            denoiser = plain if name in METHODS[:5] else seeing
             if name != method:
-                denoiser, sampler = momentum, SSCS()
+                denoiser = momentum
             if name == "compensated":
                 denoiser = inpainting.compensated(seeing)
             sampler, times = inpainting.method(name, denoiser.process, nfe, sampler)
