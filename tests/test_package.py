@@ -12,6 +12,8 @@ import pytest
 import storeys
 from conftest import ROOT
 
+from compsamp.experiment import read_results
+
 INI = configparser.ConfigParser(delimiters=["="])
 INI.read(ROOT / "settings.ini", encoding="utf-8")
 CFG = INI["DEFAULT"]
@@ -196,3 +198,17 @@ def test_load():
     assert not denoiser.network.training
     with pytest.raises((ValueError, FileNotFoundError), match="fashion-vp"):
         compsamp.load("no-such-network")
+
+
+RESULTS = sorted((ROOT / "compsamp" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_results_file_says_how_it_was_made(path):
+    found = read_results(path)
+    assert found["setup"] and found["cells"] and found["command"]
+    assert found["versions"]["torch"]
+    cell = found["cells"][0]
+    said = set(found["setup"]) | set(cell)
+    assert {"seed", "seeds", "runs"} & said or "what" in cell  # a figure of the bench has no seed
+    assert "n" in said or "what" in cell

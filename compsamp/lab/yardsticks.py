@@ -886,7 +886,7 @@ def measure_yardsticks(
 ) -> dict:
     "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
-    results = Results(path, setup)
+    results = Results(path, setup, "measure_yardsticks()")
     mixture, process = load_mixture(), VP()
     exact = mixture.denoiser(process)
     wrong = SmoothError(mixture.denoiser(process), 0.1)
