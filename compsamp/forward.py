@@ -538,9 +538,10 @@ class NoisePredictor:
         t,  # a float, or float64 `(B,)`
     ) -> Tensor:  # `(B, C, ...)`
         "x0 from a noise prediction made before; TypeError if it has too few channels."
-        allowed = f"the shape of the state {tuple(z.shape)}: with fewer channels"
-        allowed += " x0 is not determined"
-        require(e.shape == z.shape, "eps", tuple(e.shape), allowed, TypeError)
+        if e.shape != z.shape:
+            allowed = f"the shape of the state {tuple(z.shape)}: with fewer channels"
+            allowed += " x0 is not determined"
+            require(False, "eps", tuple(e.shape), allowed, TypeError)
         if self.process.k == 1 and not (isinstance(t, Tensor) and t.dim()):
             inverse, slope = self.reading(float(t))
             return affine(inverse, z, slope, e)

@@ -509,10 +509,10 @@ class Denoiser(NoisePredictor):
 
     def data_from(self, z, e, t):
         "x0 from a noise prediction; TypeError if the network gives the momentum's noise only."
-        allowed = f"{z.shape[1]}, as many as the state: from the noise of the momentum alone x0"
-        allowed += " is not determined"
-        name = "network.channels_out"
-        require(not self.partial, name, self.channels_out, allowed, TypeError)
+        if self.partial:
+            allowed = f"{z.shape[1]}, as many as the state: from the noise of the momentum alone"
+            allowed += " x0 is not determined"
+            require(False, "network.channels_out", self.channels_out, allowed, TypeError)
         return super().data_from(z, e, t)
 
     def score(self, z, t):
@@ -541,6 +541,8 @@ def check_state(
         allowed = f"(B, {process.k * shape[0]}, ...), pictures of shape {tuple(shape)}"
         require(False, "z", tuple(z.shape), allowed)
     require(seems_finite(z), "z", "NaN or infinity", "finite numbers")
+    if isinstance(t, float) and 0 < t <= process.T:  # nearly always: no tensors needed to see it
+        return
     times = process.checked(t, zero=False)
     ok = times.shape in ((), (len(z),))
     require(ok, "t", tuple(times.shape), f"one time, or one for each of the {len(z)} samples")

@@ -60,6 +60,7 @@ STOREYS = (
             "lab.draw",
             "lab.train",
             "lab.architectures",
+            "lab.processes",
             "lab.restart",
             "lab.pfgmpp",
             "lab.emoji",

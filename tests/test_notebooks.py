@@ -205,3 +205,21 @@ def test_everything_exported_is_asserted(path, tested_commands):
     asserting = [c for c in code if re.search(r"\bassert\b", c["source"]) and not exported(c)]
     least = 1 if path.name.startswith(("90_", "lab_")) else 3  # a laboratory has tests of its own
     assert len(asserting) >= least
+
+
+PAGES = [*NOTEBOOKS, *(ROOT / "nbs").glob("*.qmd"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+FILES = ("toml", "json", "py", "ipynb")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_names_in_the_text_are_there(path):
+    "`module.name` in a sentence is a name of that module, also after it was renamed."
+    modules = {name.split(".")[-1]: name for name in storeys.module_files()}
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell["source"] for cell in cells(path, "markdown"))
+    for quoted in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
+        for module, name in re.findall(r"(?<![\w/|.])([a-z_]+)\.([A-Za-z_]\w*)", quoted):
+            if module in modules and name not in FILES and "#|" not in quoted:
+                found = importlib.import_module(f"compsamp.{modules[module]}")
+                assert hasattr(found, name), quoted
