@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- verdicts: written by site/verdicts.py -->", "<!-- end of the verdicts -->"
 CHOSEN = (  # the ones a reader would not have guessed
     "RVV over NVV at 50",
-    "λ-DDIM-II over DDIM (B = 0) at 50",
+    "λ-DDIM over DDIM (B = 0) at 50",
     "splitting and conjugacy together (CVV) over RVV at 50",
-    "less inherited error than strong churn at equal cost",
+    "less inherited error than strong churn",
     "premise: the SDE is best with more",
 )
 

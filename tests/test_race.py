@@ -544,6 +544,7 @@ def toy_cells(ratio: float, seeds: int = 5, **more) -> list:
         (0.5, 5, {"gain": 90}, "not reproduced"),
         (0.5, 4, {"gain": 50}, "open"),
         (0.5, 5, {"gain": 50, "unpublished": True}, "open"),
+        (0.5, 5, {"gain": 50, "too_small": True}, "open"),
         (0.5, 5, {"own": True}, "holds"),
         (1.5, 5, {}, "not reproduced"),
         (1.5, 5, {"own": True}, "does not hold"),
@@ -555,6 +556,12 @@ def test_the_rule(ratio, seeds, more, verdict):
     files = {"toy.json": toy_cells(ratio, seeds)}
     row = claims.judge_claim(toy_claim(**more), files)
     assert row["verdict"] == verdict, row
+
+
+def test_what_is_allowed_changes_the_verdict_and_not_the_measurement():
+    files = {"toy.json": toy_cells(1.0, 5)}
+    plain, lenient = (claims.judge_claim(toy_claim(**m), files) for m in ({}, {"allow": 5}))
+    assert plain["measured"] == lenient["measured"] and plain["ratio"] == lenient["ratio"]
 
 
 def test_budgets_of_one_seed_are_one_pair():

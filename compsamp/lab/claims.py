@@ -159,8 +159,7 @@ def compare_lower(claim: dict, files: dict) -> dict:
     better = side_values(ours, claim, "better", match)
     than = side_values(theirs, claim, "than", match)
     seeds, a, b = pair_by_seed(better, than)
-    share = 1 - claim.get("allow", 0) / 100  # so much worse still counts as equal
-    return measure_pairs([share * value for value in a], b, seeds)
+    return measure_pairs(a, b, seeds)
 
 
 def percent_lower(*ratios: float) -> list:
@@ -295,7 +294,7 @@ OWN_WORDS = {
 def verdict_of(claim: dict, found: dict) -> str:
     "The verdict on a claim from what was measured."
     total = found["seeds"] + found.get("missed", 0)
-    if total < LEAST_SEEDS or claim.get("unpublished", False):
+    if total < LEAST_SEEDS or claim.get("unpublished", False) or claim.get("too_small", False):
         return "open"
     if "falling" in found:
         every = found["falling"] == total
@@ -304,7 +303,9 @@ def verdict_of(claim: dict, found: dict) -> str:
         return "partly" if 2 * found["falling"] > total else "not reproduced"
     if found.get("missed", 0):
         return "not reproduced"
-    interval = Interval(found["ratio"], found["low"], found["high"], found["seeds"])
+    share = 1 - claim.get("allow", 0) / 100  # so much worse still counts as equal
+    ends = (share * found[name] for name in ("ratio", "low", "high"))
+    interval = Interval(*ends, found["seeds"])
     verdict = judge_ratio(interval, 1 - claim["gain"] / 100)
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
 
