@@ -212,3 +212,17 @@ def test_a_results_file_says_how_it_was_made(path):
     said = set(found["setup"]) | set(cell)
     assert {"seed", "seeds", "runs"} & said or "what" in cell  # a figure of the bench has no seed
     assert "n" in said or "what" in cell
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_results_file_speaks_of_the_networks_that_are_shipped(path):
+    from compsamp import networks, zoo
+    from compsamp.lab.yardsticks import weights_file_hash
+
+    found = read_results(path)
+    name = found["setup"].get("network") or found["setup"].get("checkpoint")
+    if name in networks.shipped_networks() and "weights" in found["setup"]:
+        assert found["setup"]["weights"] == networks.weights_hash(zoo.load(name))
+    for cell in found["cells"]:
+        if str(cell.get("key", "")).startswith("network/"):
+            assert cell["key"].split("/")[1] == weights_file_hash("fashion-vp")
