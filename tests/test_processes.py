@@ -4,14 +4,14 @@ import pytest
 
 from compsamp import zoo
 from compsamp.lab import processes
-from compsamp.lab.processes import FRICTIONS, PROCESSES, compare_exact, compare_processes
+from compsamp.lab.processes import COMPARED_PROCESSES, FRICTIONS, compare_exact, compare_processes
 from compsamp.psld import PSLD
 
 SMALL = {"processes": ("vp",), "seeds": (0,), "nfe": (4,), "n": 128, "steps": 3, "small": True}
 
 
 def test_the_processes_are_those_of_the_paper():
-    found = [zoo.parse_process(text) for text in PROCESSES]
+    found = [zoo.parse_process(text) for text in COMPARED_PROCESSES]
     assert [p.gamma for p in found[1:]] == list(FRICTIONS) == [0, 0.005, 0.01, 0.02, 0.25]
     assert all(abs(p.M - 0.25) < 1e-12 and p.kappa == 0.04 and p.beta == 8 for p in found[1:])
     assert found[3] == PSLD()
