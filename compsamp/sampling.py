@@ -4,12 +4,12 @@
 __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS', 'PLAIN_SAMPLERS', 'signal_and_noise',
            'identity_blocks', 'drift_terms', 'require_count', 'require_points', 'karras', 'grid', 'check_grid',
            'kept_step', 'check_promise', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe',
-           'points_for_budget', 'final_denoise', 'settings_key', 'cast_coefficients', 'coefficients', 'descend',
-           'jumps', 'jump', 'stretches', 'follow', 'check_samplers', 'states', 'Euler', 'Heun', 'EulerMaruyama',
-           'Samples', 'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels', 'labels_binder', 'state_shape',
-           'require_memory', 'require_finite', 'usual_batch', 'start_state', 'sample', 'DDIM', 'transfer',
-           'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M', 'require_range', 'DDPM',
-           'EDMHeun']
+           'points_for_budget', 'final_denoise', 'is_worked_out', 'settings_key', 'cast_coefficients', 'coefficients',
+           'descend', 'jumps', 'jump', 'stretches', 'follow', 'check_samplers', 'states', 'Euler', 'Heun',
+           'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels',
+           'labels_binder', 'state_shape', 'require_memory', 'require_finite', 'usual_batch', 'start_state', 'sample',
+           'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M',
+           'require_range', 'DDPM', 'EDMHeun']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -344,6 +344,11 @@ MOST_CACHED = 64
 CACHE = {}
 
 
+def is_worked_out(value, name: str) -> bool:
+    "Whether an entry of an object is a property that its class remembers."
+    return isinstance(getattr(type(value), name, None), cached_property)
+
+
 def settings_key(value):
     "What a plain value, or a frozen dataclass of such, is made of; None if that is not known."
     if value is None or isinstance(value, bool | int | float | str):
@@ -355,9 +360,11 @@ def settings_key(value):
     held = getattr(value, "__dict__", None)
     if declared is None or not declared.frozen or held is None:
         return None
-    if set(held) != {field.name for field in fields(value)}:
+    names = [field.name for field in fields(value)]
+    more = held.keys() - set(names)  # what it works out from these, once, does not count
+    if not held.keys() >= set(names) or any(not is_worked_out(value, name) for name in more):
         return None
-    parts = tuple((name, settings_key(part)) for name, part in held.items())
+    parts = tuple((name, settings_key(held[name])) for name in names)
     return None if any(key is None for _, key in parts) else (type(value), parts)
 
 

@@ -783,3 +783,15 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     assert "100.00%" in capsys.readouterr().out
     same = range(3)
     assert progress_bar(same, 3, False) is same
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp2m", "sscs", "conjugate", "nvv", "cvv", "roba"])
+def test_coefficients_are_kept_between_runs(name, monkeypatch):
+    "Also after a sampler has remembered what it works out from its settings."
+    sampler = zoo.parse_sampler(name)
+    process = PSLD() if sampler.k == 2 else VP()
+    times = grid(process, 5)
+    z = torch.zeros(1, 1)
+    first = sampling.coefficients(sampler, process, times, z)
+    monkeypatch.setattr(type(sampler), "prepare", None)
+    assert sampling.coefficients(sampler, process, times, z) is first

@@ -39,7 +39,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         block_inverse component_laws remembered fourier_field state_scale time_features
         network_time preconditioning guided_noise clipped_noise identity_blocks drift_terms
         karras walk final_denoise settings_key coefficients descend jumps jump stretches follow
-        start_state transfer transfer_x0 gauss_legendre lag after_first fresh_variance
+        is_worked_out start_state transfer transfer_x0 gauss_legendre lag after_first fresh_variance
         module_answer ddim_step estimate transport_noise coupled_pair phi3 critical_kernel
         stationary_flow collocation factor_at_nodes integrating_factor damping_matrix
         conjugate_step v_parametrisation drift_part group_letters share_of_step euler_letter
