@@ -21,7 +21,11 @@ def test_the_processes_are_those_of_the_paper():
     ("wrong", "name"),
     [
         ({"processes": ("vq",)}, "process"),
+        ({"processes": ()}, "processes"),
         ({"rows": ("emm",)}, "sampler"),
+        ({"rows": ()}, "rows"),
+        ({"rows": ("nvv@quadratic",)}, "rows"),
+        ({"nfe": ()}, "nfe"),
         ({"n": 5}, "n"),
         ({"nfe": (0,)}, "nfe"),
         ({"seeds": (-1,)}, "seeds"),
@@ -35,6 +39,14 @@ def test_wrong_settings_are_named_before_the_work(wrong, name, tmp_path, monkeyp
     with pytest.raises(ValueError, match=f"^{name} = "):
         compare_processes(**{"out": "p.json", **SMALL, **wrong})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [{"nfe": (True,)}, {"nfe": ("a",)}, {"seeds": (0.5,)}])
+def test_counts_are_whole(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(processes, "Trainer", None)
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(wrong))} = "):
+        compare_processes(**{"out": "p.json", **SMALL, **wrong})
 
 
 def test_what_is_finished_is_kept(tmp_path, monkeypatch):

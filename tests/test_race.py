@@ -562,6 +562,7 @@ def test_what_is_allowed_changes_the_verdict_and_not_the_measurement():
     files = {"toy.json": toy_cells(1.0, 5)}
     plain, lenient = (claims.judge_claim(toy_claim(**m), files) for m in ({}, {"allow": 5}))
     assert plain["measured"] == lenient["measured"] and plain["ratio"] == lenient["ratio"]
+    assert plain["verdict"] != lenient["verdict"] == "reproduced"
 
 
 def test_budgets_of_one_seed_are_one_pair():

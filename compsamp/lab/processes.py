@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['FRICTIONS', 'COMPARED_PROCESSES', 'RECIPE', 'friction_word', 'train_process', 'compare_processes', 'compare_exact',
-           'check_processes', 'fill_cells', 'process_line']
+           'check_processes', 'spell_call', 'fill_cells', 'process_line']
 
 # %% ../../nbs/lab_processes.ipynb #proc0004
 #| code-fold: true
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import data, metrics, networks, training, zoo
-from ..core import LARGEST_INT, check_arguments
+from ..core import LARGEST_INT, check_arguments, is_whole, require
 from ..experiment import Results, generate_and_score, require_output, require_within
 from .architectures import USUAL, build
 from .yardsticks import in_turn, load_mixture, picture_reference
@@ -70,7 +70,7 @@ def compare_processes(
     folder: str | Path = "process-runs",  # of the checkpoints
 ) -> Results:
     "One small network per process and seed, trained alike, and what it draws."
-    processes = check_processes(processes, rows, {"seeds": seeds, "nfe": nfe, "n": n}, out)
+    processes = check_processes(processes, rows, {"seeds": seeds, "nfe": nfe}, n, out)
     require_within({"steps": steps}, "steps")
     require_output(Path(folder) / "card.json", "folder")
     recipe = RECIPE | {"steps": steps, "warmup": min(RECIPE["warmup"], steps // 4)}
@@ -78,8 +78,9 @@ def compare_processes(
     amp = fast_bf16(torch.device("cpu"))
     setup = recipe | {"n": n, "labels": "in turn", "against": "test", "amp": amp}
     setup |= {"pictures": len(images), "data": training.pictures_hash(images)}
-    command = f"compare_processes({Path(out).name!r}, seeds={tuple(seeds)}, nfe={tuple(nfe)})"
-    results = Results(out, setup, command)
+    setup |= {name: USUAL[name] for name in ("width", "predicts", "objective")}
+    asked = {"processes": processes, "seeds": seeds, "rows": rows, "nfe": nfe}
+    results = Results(out, setup, spell_call("compare_processes", out, asked))
 
     def make(process: str, seed: int):
         place = Path(folder) / f"{process}-seed{seed}"
@@ -99,11 +100,11 @@ def compare_exact(
     n: int = 256,  # pictures per cell
 ) -> Results:
     "The same without a network: a mixture fitted to the pictures, its scores exact."
-    processes = check_processes(processes, rows, {"seeds": seeds, "nfe": nfe, "n": n}, out)
+    processes = check_processes(processes, rows, {"seeds": seeds, "nfe": nfe}, n, out)
     mixture = load_mixture()
     setup = {"network": "none", "n": n, "labels": "in turn", "against": "mixture"}
-    command = f"compare_exact({Path(out).name!r}, seeds={tuple(seeds)}, nfe={tuple(nfe)})"
-    results = Results(out, setup, command)
+    asked = {"processes": processes, "seeds": seeds, "rows": rows, "nfe": nfe}
+    results = Results(out, setup, spell_call("compare_exact", out, asked))
     many = 10_000
     pictures = mixture.draw(many, in_turn(many), seed=10**6)
 
@@ -117,14 +118,27 @@ def compare_exact(
     return fill_cells(results, keys, n, make, reference)
 
 
-def check_processes(processes: tuple, rows: tuple, numbers: dict, out) -> list:
+def check_processes(processes: tuple, rows: tuple, numbers: dict, n: int, out) -> list:
     "The processes as `zoo.process_text` spells them; ValueError for settings that cannot be."
     require_output(out, "out", (".json",))
-    numbers = {name: list(v) if isinstance(v, tuple) else v for name, v in numbers.items()}
-    require_within(numbers, *numbers)
-    for row in rows:
-        SamplingSpec.parse(row)
-    return [zoo.process_text(zoo.parse_process(text)) for text in processes]
+    for name, values in {"processes": processes, "rows": rows, **numbers}.items():
+        require(len(values) > 0, name, values, "at least one")
+    for name, values in numbers.items():
+        whole = all(is_whole(value) for value in values)
+        require(whole, name, values, "whole numbers", TypeError)
+    require_within({"n": n, **{name: list(v) for name, v in numbers.items()}}, "n", *numbers)
+    found = [zoo.parse_process(text) for text in processes]
+    for row, process in itertools.product(rows, found):
+        k = SamplingSpec.parse(row).sampler.k
+        allowed = f"a sampler that runs on {zoo.process_text(process)}: k = {process.k}"
+        require(k in (None, process.k), "rows", row, allowed)
+    return [zoo.process_text(process) for process in found]
+
+
+def spell_call(name: str, out, asked: dict) -> str:
+    "A call as one would type it."
+    words = [f"{key}={tuple(value)}" for key, value in asked.items()]
+    return f"{name}({', '.join([repr(Path(out).name), *words])})"
 
 
 def fill_cells(results: Results, keys, n: int, make, reference: dict) -> Results:
