@@ -1205,7 +1205,12 @@ call(
 )
 call("lab.peers.parse_row", text="dpmpp2m@karras", _named={"text": ("text", "row", "sampler")})
 call("lab.architectures.compare_architectures", out=FOLDER / "f.json", seconds=1.0, _runs=False)
-call("lab.processes.compare_processes", out=FOLDER / "h.json", _runs=False)
+call(
+    "lab.processes.compare_processes",
+    out=FOLDER / "h.json",
+    folder=FOLDER / "h-runs",
+    _runs=False,
+)
 call("lab.processes.compare_exact", out=FOLDER / "i.json", _runs=False)
 call(
     "lab.pfgmpp.measure_restart",
