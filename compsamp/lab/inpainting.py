@@ -184,8 +184,7 @@ def compare_methods(
     require(len(seeds) >= 2, "seeds", list(seeds), "at least two")
     mask, seen = damage(truth, "mixed", 0)
     kinds = [inpainting.DAMAGE_KINDS[i % len(inpainting.DAMAGE_KINDS)] for i in range(len(truth))]
-    plain = zoo.load(PLAIN, device)
-    momentum = zoo.load(MOMENTUM, device)
+    plain, momentum = (zoo.load(name, device) for name in (PLAIN, MOMENTUM))
     seeing = zoo.load_conditional(device=device)
     weights = [networks.weights_hash(network) for network in (plain, seeing, momentum)]
     setup = {"n": len(truth), "nfe": nfe, "runs": list(seeds), "amp": amp, "networks": weights}
@@ -198,12 +197,12 @@ def compare_methods(
         drawn = [Samples(mean_fill(truth, mask), 0, 0.0, [])]
         if method != "mean fill":
             name = method.removesuffix(" (PSLD)")
-            sampler = None if name == method else SSCS()
-            denoiser = plain if name in METHODS[:5] else seeing
-            if name != method:
-                denoiser = momentum
+            with_momentum = name != method
+            sampler = SSCS() if with_momentum else None
+            usual = plain if name in METHODS[:5] else seeing
             if name == "compensated":
-                denoiser = inpainting.compensated(seeing)
+                usual = inpainting.compensated(seeing)
+            denoiser = momentum if with_momentum else usual
             sampler, times = inpainting.method(name, denoiser.process, nfe, sampler)
             bound = denoiser.bind(amp=amp)
             drawn = [restore(bound, seen, mask, sampler, times, seed=seed) for seed in seeds]

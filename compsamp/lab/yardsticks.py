@@ -886,7 +886,8 @@ def measure_yardsticks(
 ) -> dict:
     "Fill the results file of this page; about eight minutes on one idle core."
     setup = dict(n=n, seeds=seeds, rounds=rounds, budgets=list(budgets))
-    results = Results(path, setup, "measure_yardsticks()")
+    settings = ", ".join(f"{name}={value!r}" for name, value in setup.items())
+    results = Results(path, setup, f"measure_yardsticks({settings}, network={network!r})")
     mixture, process = load_mixture(), VP()
     exact = mixture.denoiser(process)
     wrong = SmoothError(mixture.denoiser(process), 0.1)
