@@ -207,8 +207,7 @@ RESULTS = sorted((ROOT / "compsamp" / "results").glob("*.json"))
 def test_a_results_file_says_how_it_was_made(path):
     found = read_results(path)
     assert found["setup"] and found["cells"] and found["command"]
-    if path.stem != "bench":  # measured before files said so
-        assert found["versions"]["torch"]
+    assert found["versions"]["torch"]
     cell = found["cells"][0]
     said = set(found["setup"]) | set(cell)
     assert {"seed", "seeds", "runs"} & said or "what" in cell  # a figure of the bench has no seed

@@ -3,7 +3,7 @@
 import pytest
 
 from compsamp import zoo
-from compsamp.lab import processes
+from compsamp.lab import processes, train as lab_train
 from compsamp.lab.processes import COMPARED_PROCESSES, FRICTIONS, compare_exact, compare_processes
 from compsamp.psld import PSLD
 
@@ -65,26 +65,31 @@ def test_what_is_finished_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    real = processes.training.fit
+    real = lab_train.fit
 
-    def stopped(trainer, folder):
+    def stopped(trainer, folder, save_every):
         "Ctrl-C after the first step."
         trainer.step()
         trainer.save(folder)
         return False
 
-    monkeypatch.setattr(processes.training, "fit", stopped)
+    monkeypatch.setattr(lab_train, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         compare_processes(tmp_path / "p.json", folder=tmp_path / "cut", **SMALL)
-    monkeypatch.setattr(processes.training, "fit", real)
+    monkeypatch.setattr(lab_train, "fit", real)
     cut = compare_processes(tmp_path / "p.json", folder=tmp_path / "cut", **SMALL).cells
     whole = compare_processes(tmp_path / "q.json", folder=tmp_path / "whole", **SMALL).cells
     assert abs(cut[0]["frechet"] / whole[0]["frechet"] - 1) < 1e-3
 
 
-def test_the_exact_score_needs_no_network(tmp_path):
+def test_the_exact_score_needs_no_network(tmp_path, monkeypatch):
     settings = {"processes": ("vp", "psld"), "seeds": (0,), "nfe": (10,), "n": 128}
     found = compare_exact(tmp_path / "e.json", **settings)
     vp, psld = (cell["frechet"] for cell in found.cells)
     assert vp < psld / 2  # a tenth of the time is a long step for a momentum
-    assert found.data["setup"]["network"] == "none"
+    assert found.data["setup"]["network"] == "none" and 0 < found.data["floor"] < vp
+    monkeypatch.setattr(
+        processes, "picture_reference", None
+    )  # nothing is missing: nothing is drawn
+    again = compare_exact(tmp_path / "e.json", **settings)
+    assert again.cells == found.cells and again.data["floor"] == found.data["floor"]

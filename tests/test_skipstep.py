@@ -458,7 +458,7 @@ def test_runner_resumes(room, capsys, monkeypatch):
         return real(denoiser, *settings, **more)
 
     monkeypatch.setattr(lab_skipstep, "generate_and_score", counted)
-    monkeypatch.setattr(T, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(lab_train, "fit", lambda *a, **k: pytest.fail("trained again"))
     r.pop("seal")  # as a person would who edits the file
     out.write_text(json.dumps(dict(r, trainings=r["trainings"][:1], cells=r["cells"][:3])))
     assert commands.run_skipstep(words) == 0
@@ -470,3 +470,20 @@ def test_runner_resumes(room, capsys, monkeypatch):
     )
     capsys.readouterr()
     assert commands.run_skipstep([*words, "--lr", "1e-3"]) == 2 and "lr" in capsys.readouterr().err
+
+
+def test_from_scratch_every_seed_has_a_network_of_its_own():
+    first, again, other = (lab_skipstep.first_network("scratch", seed) for seed in (0, 0, 1))
+    assert networks.weights_hash(first) == networks.weights_hash(again)
+    assert networks.weights_hash(first) != networks.weights_hash(other)
+    assert type(first.network) is networks.UNet and type(first.process) is VP
+    shipped = lab_skipstep.first_network("fashion-vp", 1)
+    assert networks.weights_hash(shipped) == networks.weights_hash(zoo.load("fashion-vp"))
+
+
+def test_scratch_has_nothing_to_show_untrained(tmp_path, capsys):
+    words = ["--checkpoint", "scratch", "--out", str(tmp_path / "a.json")]
+    assert commands.run_skipstep([*words, "--folder", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert "arms = 'start'" in said and "arms that are trained" in said
+    assert not (tmp_path / "a.json").exists()

@@ -35,6 +35,7 @@ from compsamp.experiment import (
     spell_command,
 )
 from ..forward import VP
+from .train import finish_training
 from ..sampling import DDIM, grid, signal_and_noise
 
 # %% ../../nbs/lab_compensation.ipynb #f54a1286
@@ -255,11 +256,8 @@ class ModuleRun(CompensationRun):
             objective=objective,
             **self.recipe(),
         )
-        if (folder / "card.json").exists():
-            trainer.resume(folder)
         card = module.card["module"] | {"epochs": epochs, "pairs": pairs}
-        if trainer.done < steps and not training.fit(trainer, folder, s["save_every"], module=card):
-            raise KeyboardInterrupt
+        finish_training(trainer, folder, s["save_every"], module=card)
         return folder
 
 

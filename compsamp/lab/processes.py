@@ -8,6 +8,7 @@ __all__ = ['FRICTIONS', 'COMPARED_PROCESSES', 'RECIPE', 'friction_word', 'train_
 #| code-fold: true
 #| code-summary: "imports of the module"
 import itertools
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from .. import data, metrics, networks, training, zoo
 from ..core import LARGEST_INT, check_arguments, is_whole, require
 from ..experiment import Results, generate_and_score, require_output, require_within
 from .architectures import USUAL, build
+from .train import finish_training
 from .yardsticks import in_turn, load_mixture, picture_reference
 from ..psld import PSLD
 from ..training import Trainer, fast_bf16
@@ -50,10 +52,7 @@ def train_process(
     found = zoo.parse_process(process)
     settings = recipe | {"seed": seed, "objective": zoo.parse_objective(USUAL["objective"])}
     trainer = Trainer(build(USUAL, found, seed), found, images, labels, **settings)
-    if (folder / "card.json").exists():
-        trainer.resume(folder)
-    if trainer.done < recipe["steps"] and not training.fit(trainer, folder):
-        raise KeyboardInterrupt
+    finish_training(trainer, folder)
     return trainer.denoiser()
 
 
@@ -87,7 +86,7 @@ def compare_processes(
         return train_process(process, seed, images, labels, recipe, place).bind(amp=amp)
 
     keys = itertools.product(seeds, processes, rows, nfe)
-    return fill_cells(results, keys, n, make, metrics.reference("test"))
+    return fill_cells(results, keys, n, make, partial(metrics.reference, "test"))
 
 
 @check_arguments(seeds=(0, LARGEST_INT))
@@ -105,17 +104,20 @@ def compare_exact(
     setup = {"network": "none", "n": n, "labels": "in turn", "against": "mixture"}
     asked = {"processes": processes, "seeds": seeds, "rows": rows, "nfe": nfe}
     results = Results(out, setup, spell_call("compare_exact", out, asked))
-    many = 10_000
-    pictures = mixture.draw(many, in_turn(many), seed=10**6)
 
     def make(process: str, seed: int):
         return mixture.denoiser(zoo.parse_process(process))
 
-    reference = picture_reference(pictures)
-    drawn = (metrics.features(mixture.draw(n, in_turn(n), seed=seed)) for seed in range(20))
-    results.data["floor"] = float(np.mean([metrics.frechet(f, reference) for f in drawn]))
+    def mixture_reference() -> dict:
+        "Many pictures of the mixture; writes down what `n` fresh ones are from them, the floor."
+        many = 10_000
+        known = picture_reference(mixture.draw(many, in_turn(many), seed=10**6))
+        drawn = (metrics.features(mixture.draw(n, in_turn(n), seed=seed)) for seed in range(20))
+        results.data["floor"] = float(np.mean([metrics.frechet(f, known) for f in drawn]))
+        return known
+
     keys = itertools.product(seeds, processes, rows, nfe)
-    return fill_cells(results, keys, n, make, reference)
+    return fill_cells(results, keys, n, make, mixture_reference)
 
 
 def check_processes(processes: tuple, rows: tuple, numbers: dict, n: int, out) -> list:
@@ -141,16 +143,18 @@ def spell_call(name: str, out, asked: dict) -> str:
     return f"{name}({', '.join([repr(Path(out).name), *words])})"
 
 
-def fill_cells(results: Results, keys, n: int, make, reference: dict) -> Results:
-    "The cells that are not there yet; `make(process, seed)` gives the denoiser, once for several."
+def fill_cells(results: Results, keys, n: int, make, reference) -> Results:
+    """The cells that are not there yet. `make(process, seed)` gives the denoiser, once for several,
+    `reference()` what pictures are compared with, once."""
     classifier = metrics.load_classifier("cpu")
+    judge = cache(reference)
     kept = {}
 
     def one(process, seed, row, budget):
         if (process, seed) not in kept:
             kept.clear()
             kept[process, seed] = make(process, seed)
-        drawing = (row, budget, n, 10 + seed, reference, classifier)
+        drawing = (row, budget, n, 10 + seed, judge(), classifier)
         return generate_and_score(kept[process, seed], *drawing)
 
     names = ("seed", "process", "row", "budget")

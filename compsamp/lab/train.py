@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'train', 'say_finished', 'begin_run', 'settle_settings', 'inherited_settings', 'make_network',
-           'make_trainer']
+           'make_trainer', 'finish_training']
 
 # %% ../../nbs/lab_train.ipynb #84583a69
 #| code-fold: true
@@ -202,3 +202,18 @@ def make_trainer(
     hyper = {name: settings[name] for name in names} | {"amp": settings.get("amp")}
     more = {"objective": objective, "device": device, "compile": compile}
     return make(net, process, images, labels, **hyper, **more)
+
+# %% ../../nbs/lab_train.ipynb #trainsh9
+def finish_training(
+    trainer: Trainer,  # at its beginning
+    folder: str | Path,  # of the checkpoint; a run that was stopped goes on
+    save_every: int = 1000,  # steps
+    **more,  # for `training.fit`
+) -> int:
+    "Train to the end and return the steps it took; KeyboardInterrupt, all saved, after Ctrl-C."
+    if (Path(folder) / "card.json").exists():
+        trainer.resume(folder)
+    left = trainer.hyper["steps"] - trainer.done
+    if left and not fit(trainer, folder, save_every, **more):
+        raise KeyboardInterrupt
+    return left
