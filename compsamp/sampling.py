@@ -9,7 +9,7 @@ __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS',
            'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels',
            'labels_binder', 'state_shape', 'require_memory', 'require_finite', 'usual_batch', 'start_state', 'sample',
            'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M',
-           'require_range', 'DDPM', 'EDMHeun']
+           'require_range', 'DPMSolver3', 'DDPM', 'EDMHeun']
 
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
@@ -950,6 +950,49 @@ def require_range(s_min: float, s_max: float):
     ordered = 0 <= low <= high and low < math.inf
     require(ordered, "s_min, s_max", (s_min, s_max), "0 <= s_min <= s_max, s_min finite")
 
+# %% ../nbs/07_sampling.ipynb #dpmthre2
+#| code-fold: true
+#| code-summary: "DPMSolver3: three evaluations a step"
+@dataclass(frozen=True)
+class DPMSolver3(Sampler):
+    """DPM-Solver-3, without memory: eps at the start and at two places inside the step, thirds of
+    it in log(sigma/psi) (Lu et al. 2022, DPM-Solver, Alg. 2); DDIM's step where psi is 0."""
+
+    order: ClassVar[int] = 3
+    evals: ClassVar[int] = 3
+    k: ClassVar[int] = 1
+
+    def prepare(self, process, times):
+        "To each of three places: keep z + gain x0, and extra times a difference of two eps."
+        t, s = times[:-1], times[1:]
+        rho = process.rho(times)
+        length = (rho[:-1] / rho[1:]).log()  # h of the paper; infinite where psi = 0
+        inside = torch.stack([rho[:-1] ** (1 - r) * rho[1:] ** r for r in (1 / 3, 2 / 3)])
+        t1, t2 = process.time(inside).clamp(max=process.T)
+        psi_t, sigma_t = signal_and_noise(process, t)
+        columns = {"t": t, "s": s, "t1": t1, "t2": t2}
+        columns |= {"u": 1 / sigma_t, "v": -psi_t / sigma_t}  # eps = u z + v x0
+        ends = ((1, t1, 1 / 3, 0.0), (2, t2, 2 / 3, 2.0), (3, s, 1.0, 1.5))
+        for place, end, share, weight in ends:
+            psi, sigma = signal_and_noise(process, end)
+            h = share * length
+            columns[f"keep{place}"] = sigma / sigma_t
+            columns[f"gain{place}"] = psi - psi_t * sigma / sigma_t
+            extra = -weight * sigma * (torch.expm1(h) / h - 1)
+            columns[f"extra{place}"] = torch.where(h.isfinite(), extra, 0.0)
+        return records(**columns)
+
+    def step(self, denoiser, z, r, draw, memory):
+        "Three evaluations, at r.t, r.t1 and r.t2; no memory."
+        x = denoiser.x0(z, r.t)
+        end = affine(r.keep3, z, r.gain3, x)
+        if not r.extra3:
+            return end, None
+        e = affine(r.u, z, r.v, x)
+        first = denoiser.eps(affine(r.keep1, z, r.gain1, x), r.t1)
+        y = torch.add(affine(r.keep2, z, r.gain2, x), first - e, alpha=r.extra2)
+        return torch.add(end, denoiser.eps(y, r.t2) - e, alpha=r.extra3), None
+
 # %% ../nbs/07_sampling.ipynb #fc854311
 #| code-fold: true
 #| code-summary: "DDPM: (12) as a sampler"
@@ -1049,5 +1092,6 @@ PLAIN_SAMPLERS = {
     "pndm": PNDM,
     "deis2": DEIS2,
     "dpmpp2m": DPMpp2M,
+    "dpm3": DPMSolver3,
     "edm": EDMHeun,
 }

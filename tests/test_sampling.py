@@ -24,6 +24,7 @@ from compsamp.sampling import (
     PLAIN_SAMPLERS,
     PNDM,
     DPMpp2M,
+    DPMSolver3,
     EDMHeun,
     Euler,
     EulerMaruyama,
@@ -46,7 +47,7 @@ from compsamp.sampling import (
 )
 
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM()]
-FLOWS = [Euler(), Heun(), DDIM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()]
+FLOWS = [Euler(), Heun(), DDIM(), PNDM(), DEIS2(), DPMpp2M(), DPMSolver3(), EDMHeun()]
 RANDOM = [
     EulerMaruyama(),
     DDIM(eta=1.0),
@@ -256,6 +257,47 @@ def test_deis_weights_do_not_depend_on_the_nodes():
         assert torch.allclose(usual, many, rtol=1e-8, atol=0)
 
 
+def third_order_step(denoiser, x, t, s):
+    "A step of DPM-Solver-3 as its paper writes it, with alpha, sigma and lambda (Alg. 2)."
+    process = denoiser.process
+
+    def alpha_sigma(u):
+        return (float(v) for v in signal_and_noise(process, u))
+
+    def clock(u):
+        alpha, sigma = alpha_sigma(u)
+        return math.log(alpha / sigma)
+
+    h = clock(s) - clock(t)
+    start = denoiser.eps(x, t)
+
+    def first_order(u, share):
+        alpha, sigma = alpha_sigma(u)
+        return alpha / next(alpha_sigma(t)) * x - sigma * math.expm1(share * h) * start
+
+    def correction(u, share, difference):
+        _, sigma = alpha_sigma(u)
+        return sigma * (math.expm1(share * h) / (share * h) - 1) * difference
+
+    s1, s2 = (float(process.time(math.exp(-clock(t) - r * h))) for r in (1 / 3, 2 / 3))
+    difference = denoiser.eps(first_order(s1, 1 / 3), s1) - start
+    second = first_order(s2, 2 / 3) - (2 / 3) / (1 / 3) * correction(s2, 2 / 3, difference)
+    return first_order(s, 1) - correction(s, 1, denoiser.eps(second, s2) - start) / (2 / 3)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_the_third_order_step_is_that_of_its_paper(process):
+    denoiser, times = MIXTURE.denoiser(process), span(process, 6)
+    z = float(signal_and_noise(process, times[0])[1]) * Noise(0, 4, (2,), dtype=torch.float64)()
+    want = z
+    for t, s in zip(times[:-1].tolist(), times[1:].tolist()):
+        want = third_order_step(denoiser, want, t, s)
+    got = last(states(DPMSolver3(), denoiser, times, z, denoise=False))
+    assert torch.allclose(got, want, rtol=1e-9, atol=1e-9)
+    two = last(states(DPMpp2M(), denoiser, times, z, denoise=False))
+    assert (got - two).abs().max() > 1e-5  # the tolerance can tell solvers apart
+
+
 class NoSignal(EDM):
     "psi = 0 at T: nothing of the data is left there."
 
@@ -277,7 +319,7 @@ class Answers(Zero):
 
 @pytest.mark.parametrize(
     "sampler",
-    [DDIM(), DDIM(eta=1.0), DDPM(), PNDM(), DEIS2(), DPMpp2M(1.0), EDMHeun()],
+    [DDIM(), DDIM(eta=1.0), DDPM(), PNDM(), DEIS2(), DPMpp2M(1.0), DPMSolver3(), EDMHeun()],
     ids=str,
 )
 def test_steps_are_finite_where_no_signal_is_left(sampler):
@@ -384,7 +426,7 @@ def test_momentum():
     for sampler in (Euler(), Heun(), EulerMaruyama()):
         run = sample(sampler, denoiser, grid(PSLD(), 30, "quadratic"), n=20)
         assert run.x.shape == (20, 2) and run.nfe == nfe(sampler, 30)
-    for sampler in (DDIM(), DDPM(), PNDM(), DEIS2(), DPMpp2M(), EDMHeun()):
+    for sampler in (DDIM(), DDPM(), PNDM(), DEIS2(), DPMpp2M(), DPMSolver3(), EDMHeun()):
         with pytest.raises(ValueError, match="k = 1"):
             sample(sampler, denoiser, 5, n=2)
 
