@@ -1,6 +1,7 @@
 """The skip-step losses against plain numpy, the factor kappa, the objective and --init in the
 shell, and the experiment's runner."""
 
+import inspect
 import json
 import math
 
@@ -479,6 +480,40 @@ def test_from_scratch_every_seed_has_a_network_of_its_own():
     assert type(first.network) is networks.UNet and type(first.process) is VP
     shipped = lab_skipstep.first_network("fashion-vp", 1)
     assert networks.weights_hash(shipped) == networks.weights_hash(zoo.load("fashion-vp"))
+
+
+def test_a_measured_slope_needs_both_its_arms(tmp_path, capsys):
+    words = ["--out", str(tmp_path / "a.json"), "--folder", str(tmp_path / "runs"), "--arms"]
+    for arms in (["plain+slope:9"], ["plain", "plain+slope:9"], ["plain+slope:9", "published:9"]):
+        assert commands.run_skipstep([*words, *arms]) == 2
+        assert "arms = 'plain+slope:9': plain and published:9 before it" in capsys.readouterr().err
+
+
+def test_the_measured_slope_of_an_arm_multiplies_plain(room):
+    out = room / "slopes.json"
+    settings = dict(arms=["plain", "published:49", "plain+slope:49"], nfe=[3], n=128, steps=3)
+    settings |= dict(data=str(room / "own.npz"), checkpoint=str(room / "base"), batch=8, warmup=0)
+    settings |= dict(folder=room / "slope-runs", out=out, samplers=["ddim@uniform"])
+    lab_skipstep.skipstep_experiment(**settings)
+    plain, published, slope = (cell["frechet"] for cell in json.loads(out.read_text())["cells"])
+    assert plain != slope != published
+    run = lab_skipstep.SkipRun(
+        lab_skipstep_settings(settings),
+        *lab_skipstep.skipstep_pictures(settings["data"]),
+        experiment.Results(out, json.loads(out.read_text())["setup"]),
+    )
+    scaled = run.network(lab_skipstep.parse_arm("plain+slope:49"), 0)
+    x = scaled.process.prior((2, 1, 28, 28), torch.ones(2, 1, 28, 28))
+    for share, factor in zip(lab_skipstep.SLOPES_AT, scaled.slopes):
+        t = share * scaled.process.T
+        assert torch.allclose(scaled.eps(x, t), factor * scaled.inner.eps(x, t), rtol=1e-6)
+    assert max(abs(factor - 1) for factor in scaled.slopes) > 1e-5
+
+
+def lab_skipstep_settings(given: dict) -> dict:
+    "All settings of the experiment: those given over the usual ones."
+    usual = inspect.signature(lab_skipstep.skipstep_experiment).parameters
+    return {name: entry.default for name, entry in usual.items()} | given
 
 
 def test_scratch_has_nothing_to_show_untrained(tmp_path, capsys):
