@@ -905,7 +905,7 @@ class DEIS2(Sampler):
 # %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
-    "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022, Alg. 2)."
+    "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022b, Alg. 2)."
 
     stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
     s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
@@ -956,7 +956,7 @@ def require_range(s_min: float, s_max: float):
 @dataclass(frozen=True)
 class DPMSolver3(Sampler):
     """DPM-Solver-3, without memory: eps at the start and at two places inside the step, thirds of
-    it in log(sigma/psi) (Lu et al. 2022, DPM-Solver, Alg. 2); DDIM's step where psi is 0."""
+    it in log(sigma/psi) (Lu et al. 2022a, Alg. 2); DDIM's step where psi is 0."""
 
     order: ClassVar[int] = 3
     evals: ClassVar[int] = 3
@@ -983,7 +983,7 @@ class DPMSolver3(Sampler):
         return records(**columns)
 
     def step(self, denoiser, z, r, draw, memory):
-        "Three evaluations, at r.t, r.t1 and r.t2; no memory."
+        "Three evaluations, at r.t, r.t1 and r.t2; one where psi is 0. No memory."
         x = denoiser.x0(z, r.t)
         end = affine(r.keep3, z, r.gain3, x)
         if not r.extra3:

@@ -1,6 +1,7 @@
 "Samplers of other packages, the race, and the ledger of claims."
 
 import json
+import math
 import re
 import shlex
 
@@ -556,6 +557,48 @@ def test_the_rule(ratio, seeds, more, verdict):
     files = {"toy.json": toy_cells(ratio, seeds)}
     row = claims.judge_claim(toy_claim(**more), files)
     assert row["verdict"] == verdict, row
+
+
+def lifted(ratio: float, floor: float, less: float = 1.0) -> list:
+    "Cells whose distances above the floor have this ratio; `less` is that of arm b."
+    cells = toy_cells(ratio)
+    return [c | {"frechet": less * c["frechet"] + floor, "floor": floor} for c in cells]
+
+
+def test_the_floor_is_taken_off_before_the_ratio():
+    plain = claims.judge_claim(toy_claim(gain=70), {"toy.json": toy_cells(0.5)})
+    row = claims.judge_claim(toy_claim(gain=70), {"toy.json": lifted(0.5, 0.4)})
+    assert row["ratio"] == pytest.approx(plain["ratio"]) and row["verdict"] == "reproduced"
+    raw = claims.judge_claim(toy_claim(gain=70, floor=False), {"toy.json": lifted(0.5, 0.4)})
+    assert (
+        raw["ratio"] == pytest.approx(0.914 / 1.4, abs=0.01) and raw["verdict"] == "not reproduced"
+    )
+
+
+@pytest.mark.parametrize(
+    "ratio, gain, verdict", [(0.5, 0, "reproduced"), (0.5, 90, "open"), (2.0, 0, "not reproduced")]
+)
+def test_near_the_floor_a_claim_can_be_confirmed_and_not_refuted(ratio, gain, verdict):
+    cells = {"toy.json": lifted(ratio, 0.4, less=0.1)}
+    row = claims.judge_claim(toy_claim(gain=gain), cells)
+    assert row["measured"].endswith("near the floor") and row["verdict"] == verdict
+    assert abs(math.log(row["ratio"])) < abs(math.log(ratio)) / 2, "raw: nearer to 1"
+
+
+def test_cells_below_the_floor_are_compared_raw():
+    cells = lifted(0.5, 0.4)
+    cells[0]["frechet"] = 0.39
+    row = claims.judge_claim(toy_claim(), {"toy.json": cells})
+    assert row["seeds"] == 5 and row["measured"].endswith("near the floor")
+
+
+def test_floors_are_those_of_as_many_real_garments():
+    held = claims.read_results(claims.RESULTS_FOLDER / "restart-vp.json")
+    floors = {cell["floor"] for cell in claims.cells_with_floor(held)}
+    assert len(floors) == 1 and floors.pop() == pytest.approx(held["floor"], rel=1e-6)
+    for setup in ({"n": 256, "labels": "in turn", "against": "mixture"}, {"n": 4}, {}):
+        cells = claims.cells_with_floor({"setup": setup | {"labels": "?"}, "cells": [{"seed": 0}]})
+        assert cells == [{"floor": None, "seed": 0}]
 
 
 def test_what_is_allowed_changes_the_verdict_and_not_the_measurement():

@@ -2,9 +2,10 @@
 
 # %% auto #0
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'read_claims', 'value_fits', 'select_cells', 'spread_seeds',
-           'key_entry', 'best_setting', 'side_values', 'pair_by_seed', 'at_most', 'compare_lower', 'percent_lower',
-           'measure_pairs', 'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls',
-           'verdict_of', 'judge_claim', 'claims_ledger', 'ledger_table']
+           'key_entry', 'best_setting', 'above_floor', 'side_values', 'pair_by_seed', 'at_most', 'both_sides',
+           'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves', 'cost_to_reach',
+           'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'known_floor', 'cells_with_floor',
+           'judge_claim', 'claims_ledger', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -13,6 +14,7 @@ import math
 import re
 import tomllib
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from .. import networks
 from ..core import require
-from ..experiment import read_results
+from ..experiment import read_results, real_floor
 from .race import LEAST_SEEDS
 from .yardsticks import Interval, judge_ratio, paired_log_ratio
 
@@ -111,10 +113,18 @@ def best_setting(
     return best
 
 
-def side_values(cells: list, claim: dict, side: str, match: list) -> dict:
-    "What one side of a claim measured, `{key: {seed: value}}`; over the baseline if there is one."
+def above_floor(cells: list, column: str) -> list:
+    "Cells of one seed each with the floor taken off the column."
+    return [cell | {column: cell[column] - cell["floor"]} for cell in cells]
+
+
+def side_values(cells: list, claim: dict, side: str, match: list, excess: bool = False) -> dict:
+    """What one side of a claim measured, `{key: {seed: value}}`, above the floor if asked; over the
+    baseline if there is one."""
     column = claim.get("column", "frechet")
     cells = spread_seeds(cells, column)
+    if excess:
+        cells = above_floor(cells, column)
     values = best_setting(select_cells(cells, claim[side]), claim[side], column, match)
     if "baseline" not in claim:
         return values
@@ -133,9 +143,8 @@ def pair_by_seed(better: dict, than: dict) -> tuple:
     for key in set(better) & set(than):
         for seed in set(better[key]) & set(than[key]):
             pair = better[key][seed], than[key][seed]
-            if min(pair) > 0:
-                logs.setdefault(seed, []).append(np.log(pair))
-    seeds = sorted(logs)
+            logs.setdefault(seed, []).append(np.log(pair) if min(pair) > 0 else (np.nan, np.nan))
+    seeds = sorted(seed for seed in logs if np.isfinite(logs[seed]).all())
     means = [np.exp(np.mean(logs[seed], axis=0)) for seed in seeds]
     return seeds, [float(pair[0]) for pair in means], [float(pair[1]) for pair in means]
 
@@ -150,16 +159,37 @@ def at_most(cells: list, budgets: list) -> list:
     return able
 
 
-def compare_lower(claim: dict, files: dict) -> dict:
-    "One ratio per seed of the side that should be lower over the other, and its interval."
+def both_sides(claim: dict, files: dict, excess: bool) -> tuple:
+    "Seeds, and per seed the value of each side: raw, or above the floor."
     match = claim.get("match", ["budget", "guidance"])
     ours, theirs = files[claim["file"]], files[claim.get("than_file", claim["file"])]
     if claim.get("cost") == "at most":
         ours = at_most(ours, sorted({cell["nfe"] for cell in select_cells(theirs, claim["than"])}))
-    better = side_values(ours, claim, "better", match)
-    than = side_values(theirs, claim, "than", match)
-    seeds, a, b = pair_by_seed(better, than)
-    return measure_pairs(a, b, seeds)
+    better = side_values(ours, claim, "better", match, excess)
+    than = side_values(theirs, claim, "than", match, excess)
+    return pair_by_seed(better, than)
+
+
+def floor_of(claim: dict, files: dict) -> float | None:
+    "The larger floor of the files that a claim speaks of; None if it has none to take off."
+    names = {claim["file"], claim.get("than_file", claim["file"])}
+    floors = [cell.get("floor") for name in names for cell in files[name]]
+    usable = claim.get("column", "frechet") == "frechet" and claim.get("floor", True)
+    return max(floors) if usable and floors and None not in floors else None
+
+
+def compare_lower(claim: dict, files: dict) -> dict:
+    """One ratio per seed of the side that should be lower over the other, and its interval: above
+    the floor if both sides lie at least as far above it as it is from 0, else raw."""
+    raw, floor = both_sides(claim, files, excess=False), floor_of(claim, files)
+    found = measure_pairs(raw[1], raw[2], raw[0])
+    if floor is None or not raw[0]:
+        return found
+    seeds, a, b = both_sides(claim, files, excess=True)
+    relative = "baseline" in claim  # ratios already
+    if seeds == raw[0] and (relative or min(np.mean(a), np.mean(b)) >= floor):
+        return measure_pairs(a, b, seeds)
+    return found | {"near_floor": True, "measured": f"{found['measured']}, near the floor"}
 
 
 def percent_lower(*ratios: float) -> list:
@@ -283,7 +313,7 @@ KINDS = {"lower": compare_lower, "fewer": compare_fewer, "falls": compare_falls}
 
 # %% ../../nbs/lab_claims.ipynb #d246e03c
 #| code-fold: true
-#| code-summary: "verdict_of, judge_claim, claims_ledger, ledger_table"
+#| code-summary: "verdict_of, known_floor, judge_claim, claims_ledger, ledger_table"
 OWN_WORDS = {
     "reproduced": "holds",
     "partly": "holds",
@@ -307,7 +337,24 @@ def verdict_of(claim: dict, found: dict) -> str:
     ends = (share * found[name] for name in ("ratio", "low", "high"))
     interval = Interval(*ends, found["seeds"])
     verdict = judge_ratio(interval, 1 - claim["gain"] / 100)
+    if found.get("near_floor") and verdict == "not reproduced" and interval.low <= 1:
+        return "open"  # raw distances near the floor understate an effect
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
+
+
+@cache
+def known_floor(n: int, against: str, labels: str) -> float:
+    "The mean distance of n real garments."
+    return real_floor({"n": n, "against": against, "labels": labels})
+
+
+def cells_with_floor(held: dict) -> list:
+    "The cells of a results file, each with the floor of its n, if they are garments."
+    n, labels = held["setup"].get("n"), held["setup"].get("labels", "none")
+    against = held["setup"].get("against", "test")
+    garments = against in ("test", "train") and labels in ("none", "in turn")
+    floor = known_floor(n, against, labels) if garments and isinstance(n, int) else None
+    return [{"floor": floor} | cell for cell in held["cells"]]
 
 
 def judge_claim(
@@ -334,7 +381,7 @@ def claims_ledger(
         if absent:
             continue
         for name in names - set(files):
-            files[name] = read_results(Path(folder) / name)["cells"]
+            files[name] = cells_with_floor(read_results(Path(folder) / name))
         try:
             rows.append(judge_claim(claim, files))
         except (KeyError, TypeError) as error:

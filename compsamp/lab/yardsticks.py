@@ -5,7 +5,7 @@ __all__ = ['MIXTURE', 'YARDSTICK_RESULTS', 'YARDSTICK_ROWS', 'PictureMixture', '
            'PictureDenoiser', 'low_frequencies', 'SmoothError', 'in_turn', 'apart', 'ConvergedRun', 'converged_run',
            'solver_distance', 'picture_reference', 'score_features', 'symmetric_root', 'frechet_between',
            'frechet_of_moments', 'unbiased_frechet', 'Interval', 'check_pairs', 'paired_log_ratio', 'paired_difference',
-           'law_at', 'simulate_pair', 'interval_or_none', 'summary', 'coverage', 'resample_pictures',
+           'law_at', 'simulate_pair', 'simulated_floor', 'interval_or_none', 'summary', 'coverage', 'resample_pictures',
            'resampled_coverage', 'judge_ratio', 'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash',
            'interval_tasks', 'distance_tasks', 'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component',
            'fit_mixture']
@@ -576,7 +576,7 @@ def check_pairs(a, b, level: float) -> tuple:
 
 @check_arguments(level=(0, 1))
 def paired_log_ratio(
-    a,  # one distance per seed `(J,)`, above 0: `unbiased_frechet` of each run
+    a,  # one distance per seed `(J,)`, above 0: `unbiased_frechet` of each run, or above the floor
     b,  # the same seeds
     level: float = 0.95,
 ) -> Interval:
@@ -607,7 +607,7 @@ def paired_difference(a, b, level: float = 0.95) -> tuple:
 
 # %% ../../nbs/lab_yardsticks.ipynb #f37df330
 #| code-fold: true
-#| code-summary: "law_at, simulate_pair, coverage: the simulation"
+#| code-summary: "law_at, simulate_pair, simulated_floor, coverage: the simulation"
 def law_at(
     distance: float,  # true squared Fréchet distance to `reference`, > 0
     reference: dict,
@@ -644,6 +644,13 @@ def simulate_pair(
     return mean_a + one @ factor_a.mT, mean_b + two @ factor_b.mT
 
 
+def simulated_floor(reference: dict, n: int, sets: int = 200) -> float:
+    "The mean distance of sets of `n` draws from the Gaussian with the reference's moments."
+    law = reference["mean"], torch.linalg.cholesky(reference["cov"])
+    drawn, _ = simulate_pair([law, law], sets, torch.Generator().manual_seed(1), n)
+    return float(frechet_between(drawn, reference).mean())
+
+
 def interval_or_none(a: Tensor, b: Tensor) -> Interval | None:
     "`paired_log_ratio`, or None where a distance is not above 0."
     return paired_log_ratio(a, b) if min(float(a.min()), float(b.min())) > 0 else None
@@ -672,7 +679,13 @@ def coverage(
     "Per estimate and number of seeds, how often `paired_log_ratio` holds the true ratio."
     laws = [law_at(value, reference, other) for value in (true * distance, distance)]
     generator, found = torch.Generator().manual_seed(0), {}
-    estimates = {"raw": frechet_between, "unbiased": unbiased_frechet}
+    floor = simulated_floor(reference, n)
+
+    def above_floor(feats: Tensor, reference: dict) -> Tensor:
+        "Raw distances less what as many draws from the reference's law measure."
+        return frechet_between(feats, reference) - floor
+
+    estimates = {"raw": frechet_between, "unbiased": unbiased_frechet, "floor": above_floor}
     for _ in range(rounds):
         a, b = simulate_pair(laws, max(sizes), generator, n)
         for name, estimate in estimates.items():
