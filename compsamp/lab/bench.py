@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['BARE_STEPS', 'MEMORY_PROBE', 'DRIVER_LIMITS', 'interleave', 'median_ratio', 'ZeroNetwork', 'trajectory', 'bare_steps',
-           'driver_cost', 'call_cost', 'bare_step', 'training_cost', 'in_fresh_process', 'memory_growth', 'import_cost',
-           'driver_figures', 'all_figures', 'bench']
+           'driver_cost', 'call_cost', 'bfloat16_cost', 'bare_step', 'training_cost', 'in_fresh_process',
+           'memory_growth', 'import_cost', 'driver_figures', 'all_figures', 'bench']
 
 # %% ../../nbs/lab_bench.ipynb #c1c27af1
 #| code-fold: true
@@ -116,13 +116,22 @@ def driver_cost(samplers: dict, batch: int, rounds: int = 15) -> dict:
 
 # %% ../../nbs/lab_bench.ipynb #88122a36
 #| code-fold: true
-#| code-summary: "call_cost, bare_step, training_cost"
+#| code-summary: "call_cost, bfloat16_cost, bare_step, training_cost"
 def call_cost(denoiser, batch: int, rounds: int = 5) -> float:
     "Median microseconds of one evaluation of a real network."
     z = torch.zeros(batch, *denoiser.shape)
     with torch.no_grad():
         took = interleave({"call": lambda: denoiser.eps(z, 0.5)}, rounds)
     return float(np.median(took["call"])) * 1e6
+
+
+def bfloat16_cost(batch: int = 64, rounds: int = 5) -> dict:
+    "Seconds of one evaluation of `fashion-vp` in bfloat16 and in float32, in turns."
+    narrow, full = (zoo.load("fashion-vp", amp=amp) for amp in (True, False))
+    z = torch.zeros(batch, *full.shape)
+    with torch.no_grad():
+        calls = {"bfloat16": lambda: narrow.eps(z, 0.5), "float32": lambda: full.eps(z, 0.5)}
+        return interleave(calls, rounds)
 
 
 def bare_step(net, process, images, batch: int = 128, lr: float = 1e-3, amp: bool = True):
@@ -244,6 +253,10 @@ def driver_figures(batch: int, quick: bool) -> list:
 def all_figures(quick: bool = False) -> list:
     "Every figure as (what, value, unit, limit)."
     rows = driver_figures(1, quick) + driver_figures(64, quick)
+    took = bfloat16_cost(64, 3 if quick else 9)
+    value = median_ratio(took, "bfloat16", "float32")
+    limit = 1 / 1.8 if training.fast_bf16(torch.device("cpu")) else None
+    rows.append(("a call in bfloat16 over one in float32, batch 64", value, "ratio", limit))
     took = training_cost(3 if quick else 11)
     value = median_ratio(took, "ours", "bare")
     rows.append(("training step over a bare loop", value, "ratio", 1.10))

@@ -373,7 +373,7 @@ def claims_ledger(
     claims: list | None = None,  # records; None: those that come with the package
 ) -> tuple:
     "(rows, what is missing): every claim with its files, judged; ValueError for a bad file."
-    rows, missing, files = [], [], {}
+    rows, missing, files, sizes = [], [], {}, {}
     for claim in read_claims() if claims is None else claims:
         names = {claim["file"], claim.get("than_file", claim["file"])}
         absent = sorted(name for name in names if not (Path(folder) / name).exists())
@@ -381,9 +381,10 @@ def claims_ledger(
         if absent:
             continue
         for name in names - set(files):
-            files[name] = cells_with_floor(read_results(Path(folder) / name))
+            held = read_results(Path(folder) / name)
+            files[name], sizes[name] = cells_with_floor(held), held["setup"].get("n")
         try:
-            rows.append(judge_claim(claim, files))
+            rows.append(judge_claim(claim, files) | {"n": sizes[claim["file"]]})
         except (KeyError, TypeError) as error:
             what = f"cells as its command writes them ({type(error).__name__}: {error})"
             raise ValueError(
@@ -395,13 +396,12 @@ def claims_ledger(
 def ledger_table(rows: list) -> str:
     "The ledger as a Markdown table."
     lines = [
-        "| paper | claim | published | measured here | verdict |",
-        "|---|---|---|---|---|",
+        "| paper | claim | published | measured here | pictures a seed | verdict |",
+        "|---|---|---|---|---:|---|",
     ]
     for row in rows:
         said = f"{row['published']}; {row['source']}" if row["published"] else row["source"]
         claim = f"[{row['claim']}]({row['link']})"
-        lines.append(
-            f"| {row['paper']} | {claim} | {said} | {row['measured']} | {row['verdict']} |"
-        )
+        found = f"{row['measured']} | {row.get('n') or ''} | {row['verdict']}"
+        lines.append(f"| {row['paper']} | {claim} | {said} | {found} |")
     return "\n".join(lines)
