@@ -255,7 +255,7 @@ def all_figures(quick: bool = False) -> list:
     rows = driver_figures(1, quick) + driver_figures(64, quick)
     took = bfloat16_cost(64, 3 if quick else 9)
     value = median_ratio(took, "bfloat16", "float32")
-    limit = 1 / 1.8 if training.fast_bf16(torch.device("cpu")) else None
+    limit = 0.65 if training.fast_bf16(torch.device("cpu")) else None
     rows.append(("a call in bfloat16 over one in float32, batch 64", value, "ratio", limit))
     took = training_cost(3 if quick else 11)
     value = median_ratio(took, "ours", "bare")
