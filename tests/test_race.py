@@ -614,13 +614,36 @@ def test_the_floor_is_taken_off_before_the_ratio():
 
 
 @pytest.mark.parametrize(
-    "ratio, gain, verdict", [(0.5, 0, "reproduced"), (0.5, 90, "open"), (2.0, 0, "not reproduced")]
+    "ratio, gain, verdict",
+    [
+        (0.5, 0, "reproduced"),
+        (0.5, 15, "reproduced"),
+        (0.5, 25, "open"),  # partly, by raw distances that understate
+        (0.5, 90, "open"),
+        (2.0, 0, "not reproduced"),
+    ],
 )
 def test_near_the_floor_a_claim_can_be_confirmed_and_not_refuted(ratio, gain, verdict):
     cells = {"toy.json": lifted(ratio, 0.4, less=0.1)}
     row = claims.judge_claim(toy_claim(gain=gain), cells)
     assert row["measured"].endswith("near the floor") and row["verdict"] == verdict
     assert abs(math.log(row["ratio"])) < abs(math.log(ratio)) / 2, "raw: nearer to 1"
+
+
+def test_one_budget_near_the_floor_is_enough():
+    far = [c | {"budget": 10} for c in lifted(0.5, 0.1)]
+    near = [c | {"budget": 20, "nfe": 20} for c in lifted(0.5, 0.1, less=0.1)]
+    one, both = (
+        claims.judge_claim(toy_claim(), {"toy.json": cells})["measured"]
+        for cells in (far, far + near)
+    )
+    assert not one.endswith("near the floor") and both.endswith("near the floor")
+
+
+def test_near_the_floor_equality_is_not_shown():
+    cells = {"toy.json": lifted(1.5, 0.4, less=0.05)}
+    row = claims.judge_claim(toy_claim(allow=10), cells)
+    assert row["verdict"] == "not reproduced" and row["ratio"] < 1.1
 
 
 def test_cells_below_the_floor_are_compared_raw():
@@ -634,9 +657,12 @@ def test_floors_are_those_of_as_many_real_garments():
     held = claims.read_results(claims.RESULTS_FOLDER / "restart-vp.json")
     floors = {cell["floor"] for cell in claims.cells_with_floor(held)}
     assert len(floors) == 1 and floors.pop() == pytest.approx(held["floor"], rel=1e-6)
-    for setup in ({"n": 256, "labels": "in turn", "against": "mixture"}, {"n": 4}, {}):
-        cells = claims.cells_with_floor({"setup": setup | {"labels": "?"}, "cells": [{"seed": 0}]})
-        assert cells == [{"floor": None, "seed": 0}]
+    garments = {"n": 256, "labels": "in turn", "against": "test"}
+    cells = [{"seed": 0}]
+    assert claims.cells_with_floor({"setup": garments, "cells": cells})[0]["floor"] > 0.1
+    for wrong in ({"against": "mixture"}, {"labels": "?"}, {"labels": None}, {"n": None}):
+        held = {"setup": garments | wrong, "cells": cells}
+        assert claims.cells_with_floor(held) == [{"floor": None, "seed": 0}], wrong
 
 
 def test_what_is_allowed_changes_the_verdict_and_not_the_measurement():

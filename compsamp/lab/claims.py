@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'read_claims', 'value_fits', 'select_cells', 'spread_seeds',
            'key_entry', 'best_setting', 'above_floor', 'side_values', 'pair_by_seed', 'at_most', 'both_sides',
-           'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves', 'cost_to_reach',
-           'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'known_floor', 'cells_with_floor',
-           'judge_claim', 'claims_ledger', 'ledger_table']
+           'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves',
+           'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'known_floor',
+           'cells_with_floor', 'judge_claim', 'claims_ledger', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -160,14 +160,20 @@ def at_most(cells: list, budgets: list) -> list:
 
 
 def both_sides(claim: dict, files: dict, excess: bool) -> tuple:
-    "Seeds, and per seed the value of each side: raw, or above the floor."
+    "`{key: {seed: value}}` of each side: raw, or above the floor."
     match = claim.get("match", ["budget", "guidance"])
     ours, theirs = files[claim["file"]], files[claim.get("than_file", claim["file"])]
     if claim.get("cost") == "at most":
         ours = at_most(ours, sorted({cell["nfe"] for cell in select_cells(theirs, claim["than"])}))
     better = side_values(ours, claim, "better", match, excess)
     than = side_values(theirs, claim, "than", match, excess)
-    return pair_by_seed(better, than)
+    return better, than
+
+
+def lowest_mean(better: dict, than: dict) -> float:
+    "The lowest mean over seeds of a side, among the keys that both have."
+    shared = set(better) & set(than)
+    return min(np.mean(list(side[key].values())) for side in (better, than) for key in shared)
 
 
 def floor_of(claim: dict, files: dict) -> float | None:
@@ -180,14 +186,16 @@ def floor_of(claim: dict, files: dict) -> float | None:
 
 def compare_lower(claim: dict, files: dict) -> dict:
     """One ratio per seed of the side that should be lower over the other, and its interval: above
-    the floor if both sides lie at least as far above it as it is from 0, else raw."""
-    raw, floor = both_sides(claim, files, excess=False), floor_of(claim, files)
-    found = measure_pairs(raw[1], raw[2], raw[0])
-    if floor is None or not raw[0]:
+    the floor if both sides, at every key, lie at least as far above it as it is from 0; else
+    raw."""
+    seeds, a, b = pair_by_seed(*both_sides(claim, files, excess=False))
+    found, floor = measure_pairs(a, b, seeds), floor_of(claim, files)
+    if floor is None or not seeds:
         return found
-    seeds, a, b = both_sides(claim, files, excess=True)
+    sides = both_sides(claim, files, excess=True)
+    above, a, b = pair_by_seed(*sides)
     relative = "baseline" in claim  # ratios already
-    if seeds == raw[0] and (relative or min(np.mean(a), np.mean(b)) >= floor):
+    if above == seeds and (relative or lowest_mean(*sides) >= floor):
         return measure_pairs(a, b, seeds)
     return found | {"near_floor": True, "measured": f"{found['measured']}, near the floor"}
 
@@ -333,11 +341,12 @@ def verdict_of(claim: dict, found: dict) -> str:
         return "partly" if 2 * found["falling"] > total else "not reproduced"
     if found.get("missed", 0):
         return "not reproduced"
-    share = 1 - claim.get("allow", 0) / 100  # so much worse still counts as equal
+    allowed = 0 if found.get("near_floor") else claim.get("allow", 0)  # raw, all look alike there
+    share = 1 - allowed / 100  # so much worse still counts as equal
     ends = (share * found[name] for name in ("ratio", "low", "high"))
     interval = Interval(*ends, found["seeds"])
     verdict = judge_ratio(interval, 1 - claim["gain"] / 100)
-    if found.get("near_floor") and verdict == "not reproduced" and interval.low <= 1:
+    if found.get("near_floor") and interval.low <= 1 and verdict != "reproduced":
         return "open"  # raw distances near the floor understate an effect
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
 
@@ -349,8 +358,8 @@ def known_floor(n: int, against: str, labels: str) -> float:
 
 
 def cells_with_floor(held: dict) -> list:
-    "The cells of a results file, each with the floor of its n, if they are garments."
-    n, labels = held["setup"].get("n"), held["setup"].get("labels", "none")
+    "The cells of a results file, each with the floor of its n, if its set-up says n and labels."
+    n, labels = held["setup"].get("n"), held["setup"].get("labels")
     against = held["setup"].get("against", "test")
     garments = against in ("test", "train") and labels in ("none", "in turn")
     floor = known_floor(n, against, labels) if garments and isinstance(n, int) else None
