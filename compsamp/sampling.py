@@ -963,35 +963,33 @@ class DPMSolver3(Sampler):
     k: ClassVar[int] = 1
 
     def prepare(self, process, times):
-        "To each of three places: keep z + gain x0, and extra times a difference of two eps."
-        t, s = times[:-1], times[1:]
+        "DDIM's step, to the end and to both places inside; `extra` for a difference of two eps."
+        step = transfer_x0(process, times)
         rho = process.rho(times)
         length = (rho[:-1] / rho[1:]).log()  # h of the paper; infinite where psi = 0
-        inside = torch.stack([rho[:-1] ** (1 - r) * rho[1:] ** r for r in (1 / 3, 2 / 3)])
-        t1, t2 = process.time(inside).clamp(max=process.T)
-        psi_t, sigma_t = signal_and_noise(process, t)
-        columns = {"t": t, "s": s, "t1": t1, "t2": t2}
-        columns |= {"u": 1 / sigma_t, "v": -psi_t / sigma_t}  # eps = u z + v x0
-        ends = ((1, t1, 1 / 3, 0.0), (2, t2, 2 / 3, 2.0), (3, s, 1.0, 1.5))
-        for place, end, share, weight in ends:
-            psi, sigma = signal_and_noise(process, end)
+        psi_t, sigma_t = signal_and_noise(process, step["t"])
+        for place, share in ((1, 1 / 3), (2, 2 / 3)):
+            inside = process.time(rho[:-1] ** (1 - share) * rho[1:] ** share).clamp(max=process.T)
+            psi, sigma = signal_and_noise(process, inside)
+            step[f"t{place}"] = inside
+            step[f"keep{place}"] = sigma / sigma_t
+            step[f"gain{place}"] = psi - psi_t * sigma / sigma_t
+        for name, end, share, weight in (("2", step["t2"], 2 / 3, 2.0), ("", step["s"], 1.0, 1.5)):
             h = share * length
-            columns[f"keep{place}"] = sigma / sigma_t
-            columns[f"gain{place}"] = psi - psi_t * sigma / sigma_t
-            extra = -weight * sigma * (torch.expm1(h) / h - 1)
-            columns[f"extra{place}"] = torch.where(h.isfinite(), extra, 0.0)
-        return records(**columns)
+            extra = -weight * signal_and_noise(process, end)[1] * (torch.expm1(h) / h - 1)
+            step[f"extra{name}"] = torch.where(h.isfinite(), extra, 0.0)
+        return records(**step)
 
     def step(self, denoiser, z, r, draw, memory):
         "Three evaluations, at r.t, r.t1 and r.t2; one where psi is 0. No memory."
         x = denoiser.x0(z, r.t)
-        end = affine(r.keep3, z, r.gain3, x)
-        if not r.extra3:
+        end = affine(r.keep, z, r.gain, x)
+        if not r.extra:
             return end, None
         e = affine(r.u, z, r.v, x)
         first = denoiser.eps(affine(r.keep1, z, r.gain1, x), r.t1)
         y = torch.add(affine(r.keep2, z, r.gain2, x), first - e, alpha=r.extra2)
-        return torch.add(end, denoiser.eps(y, r.t2) - e, alpha=r.extra3), None
+        return torch.add(end, denoiser.eps(y, r.t2) - e, alpha=r.extra), None
 
 # %% ../nbs/07_sampling.ipynb #fc854311
 #| code-fold: true

@@ -134,7 +134,7 @@ SCRATCH = "scratch"  # in place of a checkpoint
 
 
 def first_network(checkpoint: str, seed: int, device: str = "cpu") -> networks.Denoiser:
-    "Where the arms of a seed start: a checkpoint, or a new small network that says eps."
+    "Where the arms of a seed start: a checkpoint, or a new small network that predicts eps."
     if checkpoint != SCRATCH:
         return zoo.load(checkpoint, device)
     process = VP()
@@ -149,12 +149,12 @@ def skipstep_pictures(source: str) -> tuple:
 
 def check_skipstep(settings: dict):
     "ValueError for settings that cannot be, before anything is read."
-    for text in settings["arms"]:
+    for place, text in enumerate(settings["arms"]):
         arm = parse_arm(text)
-        before = settings["arms"][: list(settings["arms"]).index(text)]
-        needed = {"plain", arm.slope_of} if arm.slope_of else set()
-        allowed = f"{' and '.join(sorted(needed))} before it: what they answer is compared"
-        require(needed <= set(before), "arms", text, allowed)
+        if arm.slope_of:
+            allowed = f"plain and {arm.slope_of} before it: what they answer is compared"
+            ready = {"plain", arm.slope_of} <= set(settings["arms"][:place])
+            require(ready, "arms", text, allowed)
         untrained = settings["checkpoint"] == SCRATCH and arm.objective is None
         require(not untrained, "arms", text, "arms that are trained, if they start from scratch")
     for row in settings["samplers"]:
