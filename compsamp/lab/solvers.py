@@ -38,7 +38,7 @@ from ..zoo import SamplingSpec
 # %% ../../nbs/lab_solvers.ipynb #solv0010
 SOLVER_ROWS_FILE = Path(networks.__file__).parent / "results/solvers.toml"
 PAIRED = 16  # pictures per seed whose fine run is known
-MANY = {"network": 2500, "exact": 10_000}  # pictures of the reference
+MANY = {"network": 1536, "exact": 10_000}  # pictures of the reference
 FINE = {1: ("dpmpp2m@karras", 100), 2: ("heun@quadratic", 200)}  # blocks: row and evaluations
 
 
