@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['FASHION', 'FASHION_FILES', 'FASHION_FOLDERS', 'CELEBA_SIZE', 'UNREADABLE', 'DATASETS', 'to_model', 'check_pictures',
            'read_bytes', 'read_idx', 'find_files', 'fashion', 'make_embedded', 'embedded', 'ArrayUnpickler',
-           'read_cifar_batch', 'cifar10', 'celeba', 'as_pictures', 'arrays_promised', 'read_arrays', 'read_npz',
-           'load_dataset']
+           'read_cifar_batch', 'holds_cifar10', 'cifar10', 'celeba', 'as_pictures', 'arrays_promised', 'read_arrays',
+           'read_npz', 'load_dataset']
 
 # %% ../nbs/03_data.ipynb #5e90b3c3
 #| code-fold: true
@@ -266,7 +266,17 @@ def _torchvision(cls, folder, download: bool, **options):
 
 # %% ../nbs/03_data.ipynb #9df1ce30
 #| code-fold: true
-#| code-summary: "cifar10"
+#| code-summary: "holds_cifar10, cifar10"
+@check_arguments
+def holds_cifar10(
+    folder: str | Path,
+) -> bool:
+    "Whether CIFAR-10 lies there in torchvision's layout."
+    from torchvision.datasets import CIFAR10
+
+    return (Path(folder) / CIFAR10.base_folder).is_dir()
+
+
 @check_arguments
 def cifar10(
     split: str = "train",  # 'train' (50,000) or 'test' (10,000)

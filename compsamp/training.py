@@ -885,11 +885,13 @@ def save_if_possible(trainer: Trainer, folder: Path, more: dict):
 #| code-summary: "training_data: pictures from one word of a command line"
 @check_arguments
 def training_data(
-    source: str | Path,  # 'embedded', a Fashion-MNIST folder, or an .npz file of pictures
+    source: str | Path,  # 'embedded', a folder of Fashion-MNIST or CIFAR-10, or an .npz file
 ):  # uint8 `(N, C, H, W)`, and labels `(N,)` or None
     "Pictures and labels to train on, from one word of a command line."
     if source == "embedded":
         return data.embedded()
     if Path(source).suffix == ".npz":
         return data.read_npz(source)
+    if data.holds_cifar10(source):
+        return data.cifar10("train", source)
     return data.fashion("train", source)

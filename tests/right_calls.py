@@ -298,6 +298,7 @@ call("inpainting.heldout", n=4)
 with open(CIFAR, "wb") as file:
     pickle.dump({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}, file)
 call("data.read_cifar_batch", path=CIFAR)
+call("data.holds_cifar10", folder=FOLDER)
 for name in ("fashion", "cifar10", "celeba"):  # refused before it is looked for
     more = {"limit": 2} if name == "celeba" else {}
     taken = {"attribute": {"word"}} if name == "celeba" else {}
@@ -1212,6 +1213,13 @@ call(
     _runs=False,
 )
 call("lab.processes.compare_exact", out=FOLDER / "i.json", _runs=False)
+call(
+    "lab.solvers.compare_solvers",
+    out=FOLDER / "j.json",
+    process="vp",
+    target="exact",
+    _runs=False,
+)
 call(
     "lab.pfgmpp.measure_restart",
     out=FOLDER / "g.json",

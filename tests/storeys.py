@@ -61,6 +61,7 @@ STOREYS = (
             "lab.train",
             "lab.architectures",
             "lab.processes",
+            "lab.solvers",
             "lab.restart",
             "lab.pfgmpp",
             "lab.emoji",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from compsamp import data
+from compsamp import data, training
 
 NAN, INF = float("nan"), float("inf")
 
@@ -242,6 +242,16 @@ def test_unverified_cifar_is_read_without_running_it(tmp_path, protocol):
     assert torch.equal(data.cifar10("test", tmp_path, verify=False)[0], pictures[10:])
     with pytest.raises(FileNotFoundError, match="other checksums"):
         data.cifar10("train", tmp_path)
+
+
+def test_a_training_finds_cifar_by_its_folder(tmp_path, monkeypatch):
+    pictures = write_cifar(tmp_path)
+    unverified = partial(data.cifar10, verify=False)
+    monkeypatch.setattr(data, "cifar10", unverified)
+    found, labels = training.training_data(tmp_path)
+    assert torch.equal(found, pictures[:10])
+    assert labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert not data.holds_cifar10(tmp_path / "cifar-10-batches-py")
 
 
 def test_a_dangerous_pickle_is_refused(tmp_path):

@@ -509,7 +509,7 @@ def test_every_claim_has_files_and_leads_somewhere():
     rows, missing = claims.claims_ledger()
     assert not missing
     assert len(rows) >= 40
-    papers = {"Compensation", "Skip-step", "Integrators", "PSLD", "Restart"}
+    papers = {"Compensation", "Skip-step", "Integrators", "PSLD", "Restart", "Inpainting"}
     assert {row["paper"] for row in rows} == papers
     verdicts = {"reproduced", "partly", "not reproduced", "open", "holds", "does not hold"}
     assert {row["verdict"] for row in rows} <= verdicts

@@ -43,7 +43,8 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         module_answer ddim_step estimate transport_noise coupled_pair phi3 critical_kernel
         stationary_flow collocation factor_at_nodes integrating_factor damping_matrix
         conjugate_step v_parametrisation drift_part group_letters share_of_step euler_letter
-        noise_letter compose_letters conjugate_letter at_time student_radius stretched cosine
+        noise_letter position_variance compose_letters conjugate_letter at_time student_radius
+        stretched cosine
         usual_batch Samples cumulative_beta table_entry nearly_whole clean_picture step_down
         jump_up forget_memory remove_noise route_steps falling_steps limit_picture widened
         same_time gaussian_gains main_times real_floor kept_step check_promise

@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['FONT', 'TABLE', 'SIDE', 'HELD_OUT', 'CANVAS', 'MARGIN', 'EMOJI_FILE', 'DIRECTIONS', 'EMOJI_ROWS', 'GOAL',
-           'read_table', 'draw_glyph', 'emoji_pictures', 'split_emoji', 'save_reference', 'emoji_reference',
-           'emoji_features', 'proportionate_labels', 'compare_emoji', 'emoji_line']
+           'read_table', 'draw_glyph', 'emoji_pictures', 'split_emoji', 'save_reference', 'measuring_arrays',
+           'cifar_reference', 'emoji_reference', 'emoji_features', 'proportionate_labels', 'compare_emoji',
+           'check_colour_network', 'emoji_line']
 
 # %% ../../nbs/lab_emoji.ipynb #e90a7ac4
 #| code-fold: true
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import metrics, networks, zoo
+from .. import data, metrics, networks, zoo
 from ..core import atomic, check_output, f64, require
 from ..data import read_arrays
 from compsamp.experiment import (
@@ -113,15 +114,32 @@ def save_reference(
     "Write what measuring needs: the held-out pictures, directions, mean and covariance."
     check_output(path)
     seen, unseen = split_emoji(len(pictures))
-    flat = (pictures[seen].double() / 127.5 - 1).flatten(1)
-    centre = flat.mean(0).half()
-    basis = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:DIRECTIONS].half()
-    features = emoji_features(flat, {"centre": centre, "basis": basis})
-    arrays = {"pictures": pictures[unseen], "labels": labels[unseen], "centre": centre}
-    arrays |= {"basis": basis, "mean": features.mean(0), "cov": features.T.cov()}
-    arrays["n"] = torch.tensor(len(seen))
+    arrays = measuring_arrays(pictures[seen], pictures[unseen], labels[unseen])
     with atomic(path) as part, open(part, "wb") as file:
         np.savez_compressed(file, **{name: value.numpy() for name, value in arrays.items()})
+
+
+def measuring_arrays(
+    seen: Tensor,  # what a network learnt from, uint8 `(n, 3, 32, 32)`
+    unseen: Tensor,  # held-out pictures
+    labels: Tensor,  # their classes
+) -> dict:
+    "The main directions of the pictures seen, and their moments along them."
+    flat = (seen.double() / 127.5 - 1).flatten(1)
+    centre = flat.mean(0).half()
+    basis = torch.linalg.eigh(flat.T.cov()).eigenvectors.T.flip(0)[:DIRECTIONS].half()
+    features = emoji_features(flat, {"centre": centre, "basis": basis})
+    arrays = {"pictures": unseen, "labels": labels, "centre": centre, "basis": basis}
+    arrays |= {"mean": features.mean(0), "cov": features.T.cov()}
+    return arrays | {"n": torch.tensor(len(seen))}
+
+
+def cifar_reference(
+    folder: str | Path,  # that holds CIFAR-10 in torchvision's layout
+) -> dict:
+    "The same for CIFAR-10: its training pictures seen, its test pictures held out."
+    seen, _ = data.cifar10("train", folder)
+    return measuring_arrays(seen, *data.cifar10("test", folder))
 
 
 def emoji_reference(path: str | Path = EMOJI_FILE) -> dict:
@@ -142,7 +160,7 @@ def emoji_features(
 #| code-summary: "compare_emoji: the whole comparison"
 def proportionate_labels(
     reference: dict,
-    n: int,  # at most 364
+    n: int,  # at most as many as are held out: 364 emoji
 ) -> Tensor:  # `(n,)`
     "Groups as often as among the held-out pictures, in a random order that is always the same."
     order = np.random.default_rng(0).permutation(len(reference["labels"]))
@@ -168,21 +186,25 @@ def compare_emoji(
     amp: bool = True,  # the network in bfloat16
     compile: bool = False,  # compile it first: faster, if there is a C++ compiler
     out: Path = Path("emoji.json"),  # the file of results
+    network: str = "emoji",  # of the package, or a folder
+    cifar: Path | None = None,  # a folder with CIFAR-10, if the network learnt that and not emoji
 ) -> Results:
     "Samplers on the emoji: distance to real ones and to a long run; what is finished is kept."
     settings = dict(locals())
     require_within(settings, "n", "nfe", "seeds")
     require_output(out, "out", (".json",))
     specs = {row: SamplingSpec.parse(row) for row in rows}
-    denoiser = zoo.load("emoji", amp=amp)
-    setup = {"network": "emoji", "weights": networks.weights_hash(denoiser), "n": n}
+    denoiser = zoo.load(network, amp=amp)
+    reference = emoji_reference() if cifar is None else cifar_reference(cifar)
+    labels = proportionate_labels(reference, n)
+    check_colour_network(denoiser, reference)
+    setup = {"network": network, "weights": networks.weights_hash(denoiser), "n": n}
     setup |= {"labels": "in the set's proportions", "amp": amp, "goal": list(GOAL)}
+    setup |= {} if cifar is None else {"data": "cifar10"}
     if compile:
         compile_network(denoiser)
-    command = spell_command("compare_emoji", compare_emoji, settings, ("out", "compile"))
-    results = Results(out, setup, command)
-    reference = emoji_reference()
-    labels = proportionate_labels(reference, n)
+    leave = ("out", "compile", "cifar")
+    results = Results(out, setup, spell_command("compare_emoji", compare_emoji, settings, leave))
     ends = {}
 
     def measure(row, budget, seed):
@@ -198,6 +220,16 @@ def compare_emoji(
     keys = itertools.product(seeds, nfe, rows)
     names = ("seed", "budget", "row")
     return results.fill([dict(zip(names, key, strict=True)) for key in keys], measure, emoji_line)
+
+
+def check_colour_network(denoiser: networks.Denoiser, reference: dict):
+    "ValueError unless a network draws such pictures, and of so many classes."
+    classes = int(reference["labels"].max()) + 1
+    wanted = tuple(reference["pictures"].shape[1:])
+    shape, known = tuple(denoiser.shape), denoiser.network.classes
+    fits = shape == wanted and known >= classes
+    allowed = f"one of {classes} classes or more, of pictures {wanted}"
+    require(fits, "network", f"{known} classes, {shape}", allowed)
 
 
 def emoji_line(cell: dict) -> str:

@@ -8,7 +8,7 @@ __all__ = ['SOLVER_ROWS_FILE', 'PAIRED', 'MANY', 'FINE', 'solver_rows', 'held_ou
 #| code-fold: true
 #| code-summary: "imports of the module"
 import tomllib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from .. import metrics, networks, zoo
 from ..core import LARGEST_INT, atomic, check_arguments, require
 from compsamp.experiment import (
     Results,
+    compile_network,
     generate,
     generate_and_score,
     require_output,
@@ -43,11 +44,15 @@ FINE = {1: ("dpmpp2m@karras", 100), 2: ("heun@quadratic", 200)}  # blocks: row a
 
 
 def solver_rows(process: str) -> tuple:
-    "The network of a process, and the rows to measure: a list of (budget, row)."
+    """The network of a process, and what to measure: a list of (budget, row, whether pictures are
+    drawn in number, or only the pairs)."""
     held = tomllib.loads(SOLVER_ROWS_FILE.read_text(encoding="utf-8"))
     require(process in held, "process", process, f"one of {', '.join(held)}")
-    rows = held[process]["rows"]
-    return held[process]["network"], [(int(b), row) for b in rows for row in rows[b]]
+    found = []
+    for kind in ("pairs", "rows"):
+        for budget, rows in held[process].get(kind, {}).items():
+            found += [(int(budget), row, kind == "rows") for row in rows]
+    return held[process]["network"], found
 
 # %% ../../nbs/lab_solvers.ipynb #solv0012
 def held_out_floor(
@@ -111,47 +116,51 @@ def compare_solvers(
     target: Literal["network", "exact"],  # against the network's own limit, or the exact mixture
     seeds: tuple = (10, 11, 12, 13, 14),
     n: int = 256,  # pictures per cell
+    nfe: tuple = (),  # only rows at these budgets; usual: all
+    compile: bool = False,  # compile the network first, if there is one and a C++ compiler
 ) -> Results:
     """The Fréchet distance to what the denoiser draws without step error; where a row draws no
     noise, also the distance to the fine run from the same noise."""
     require(target in MANY, "target", target, f"one of {', '.join(MANY)}")
     require_output(out, "out", (".json",))
     require_within({"seeds": list(seeds), "n": n}, "seeds", "n")
-    _, rows = solver_rows(process)
+    rows = [row for row in solver_rows(process)[1] if row[0] in nfe or not nfe]
     found = solver_target(process, target)
+    if compile and target == "network":
+        compile_network(found["denoiser"])
     setup = found["setup"] | {"process": process, "n": n, "labels": "in turn"}
     setup |= {"against": target, "reference": MANY[target], "paired": PAIRED}
-    call = f"compare_solvers({Path(out).name!r}, {process!r}, {target!r}, {tuple(seeds)}, n={n})"
-    results = Results(out, setup, call)
+    only = f", nfe={tuple(nfe)}" if nfe else ""
+    asked = f"{Path(out).name!r}, {process!r}, {target!r}, seeds={tuple(seeds)}, n={n}{only}"
+    results = Results(out, setup, f"compare_solvers({asked})")
     classifier = metrics.load_classifier("cpu")
-    beside = Path(out).with_suffix(".features.safetensors")
-    feats = kept_features(beside, found["draw"], classifier)
+    feats = kept_features(Path(out).with_suffix(".features.safetensors"), found["draw"], classifier)
     reference = dict(**metrics.feature_moments(feats), some=feats[:2000])
     results.save(floor=held_out_floor(feats, n))
-    fine = {}
 
+    @cache
     def fine_run(seed: int):
-        if seed not in fine:
-            options = {"n": PAIRED, "seed": seed, "labels": in_turn(PAIRED)}
-            k = found["exact"].process.k
-            fine[seed] = converged_run(found["exact"], first=100 * k, **options)
-        return fine[seed]
+        options = {"n": PAIRED, "seed": seed, "labels": in_turn(PAIRED)}
+        return converged_run(found["exact"], first=100 * found["exact"].process.k, **options)
 
     def one(seed, row, budget):
         spec = SamplingSpec.parse(row)
-        options = (row, budget, n, seed, reference, classifier, in_turn(n))
-        cell = spec.facts() | generate_and_score(found["denoiser"], *options)
+        cell = spec.facts()
         if way_without_noise(row):
             times = spec.route(found["exact"].process, budget)
             apart = solver_distance(spec.sampler, found["exact"], times, fine_run(seed))
-            cell["distance"] = apart["distance"]
+            cell |= {name: apart[name] for name in ("nfe", "distance")}
+        if (budget, row, True) in rows:
+            options = (row, budget, n, seed, reference, classifier, in_turn(n))
+            cell |= generate_and_score(found["denoiser"], *options)
         return cell
 
-    keys = [{"seed": s, "row": row, "budget": budget} for s in seeds for budget, row in rows]
+    keys = [{"seed": s, "row": row, "budget": budget} for s in seeds for budget, row, _ in rows]
     return results.fill(keys, one, solver_line)
 
 
 def solver_line(cell: dict) -> str:
     "One finished cell, for the terminal."
-    told = f"{cell['row']} at {cell['budget']}, seed {cell['seed']}: {cell['frechet']:.3f}"
-    return told + (f", {cell['distance']:.4f} apart" if "distance" in cell else "")
+    told = f"{cell['row']} at {cell['budget']}, seed {cell['seed']}:"
+    scores = {"frechet": "distance", "distance": "apart from the fine run"}
+    return told + ",".join(f" {cell[k]:.4f} {word}" for k, word in scores.items() if k in cell)

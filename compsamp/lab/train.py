@@ -24,7 +24,7 @@ from ..training import Trainer, fit
 #| code-fold: true
 #| code-summary: "train, settle_settings, make_network: the command, whole"
 SETTINGS = {
-    "data": "embedded",  # 5,000 pictures; or a Fashion-MNIST folder, or an .npz file
+    "data": "embedded",  # 5,000 pictures; or a folder of Fashion-MNIST or CIFAR-10, or an .npz
     "process": "vp",
     "predicts": "eps",
     "objective": "epsilon",
@@ -45,7 +45,7 @@ SETTINGS = {
 
 def train(
     data: str
-    | None = None,  # 'embedded' (usual), a Fashion-MNIST folder, or an .npz of images and labels
+    | None = None,  # 'embedded' (usual), a folder of Fashion-MNIST or CIFAR-10, or an .npz file
     process: str | None = None,  # as in vp:beta_max=10 (usual: vp)
     predicts: str | None = None,  # eps (usual), x0, v or edm
     objective: str | None = None,  # as in skipstep:variant=consistent,skip=49 (usual: epsilon)

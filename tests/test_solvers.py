@@ -1,0 +1,135 @@
+"The claims on yardsticks without the network's error."
+
+import pytest
+import torch
+
+from compsamp import metrics, zoo
+from compsamp.lab import claims, solvers
+from compsamp.zoo import SamplingSpec
+
+CLAIM = {
+    "paper": "toy",
+    "claim": "toy",
+    "file": "real.json",
+    "solvers": "psld",
+    "better": {"sampler": "a"},
+    "than": {"sampler": "b"},
+    "gain": 50,
+}
+
+
+def cells(column, values, sampler, floor=None):
+    "One cell a seed."
+    return [
+        {"sampler": sampler, "budget": 50, "nfe": 50, "seed": i, column: v, "floor": floor}
+        for i, v in enumerate(values)
+    ]
+
+
+def direction(better, than, column="distance", floor=None, **more):
+    "What a yardstick says of two toy samplers."
+    found = cells(column, better, "a", floor) + cells(column, than, "b", floor)
+    return claims.direction_on(CLAIM | more, "exact", {"solvers-exact-psld.json": found})
+
+
+NEAR = [1.0, 1.02, 0.98, 1.01, 0.99]
+HALF = [0.5, 0.51, 0.49, 0.5, 0.5]
+
+
+def test_a_direction_is_judged_whatever_size_was_published():
+    assert direction(HALF, NEAR)["verdict"] == "agrees"
+    assert direction(NEAR, HALF)["verdict"] == "the reverse"
+    assert direction(NEAR, NEAR[::-1])["verdict"] == "not told apart"
+    little = [0.97 * value for value in NEAR]
+    assert direction(little, NEAR, gain=90)["verdict"] == "agrees"
+    assert direction(HALF, NEAR, own=True)["verdict"] == "agrees"
+    assert direction(HALF, NEAR, too_small=True)["verdict"] == "agrees"
+
+
+def test_pairs_come_before_laws_and_laws_where_one_side_draws_noise():
+    both = cells("distance", HALF, "a") + cells("frechet", NEAR, "a", 0.1)
+    law = cells("frechet", HALF, "b", 0.1)
+    found = claims.direction_on(CLAIM, "exact", {"solvers-exact-psld.json": both + law})
+    assert found["column"] == "frechet" and found["verdict"] == "the reverse"
+    pairs = cells("distance", NEAR, "b")
+    found = claims.direction_on(CLAIM, "exact", {"solvers-exact-psld.json": both + law + pairs})
+    assert found["column"] == "distance" and found["verdict"] == "agrees"
+
+
+def test_the_floor_of_the_file_is_taken_off():
+    found = direction([0.3, 0.31, 0.29, 0.3, 0.3], [0.5] * 5, "frechet", floor=0.1)
+    assert found["ratio"] == pytest.approx(0.5, rel=0.02) and "near_floor" not in found
+    near = direction([0.11, 0.12, 0.1, 0.11, 0.11], [0.12] * 5, "frechet", floor=0.1)
+    assert near["near_floor"] and near["verdict"] in ("agrees", "not told apart")
+    held = {"setup": {"against": "exact", "n": 256, "labels": "in turn"}, "floor": 0.2}
+    assert claims.cells_with_floor(held | {"cells": [{"nfe": 1}]}) == [{"floor": 0.2, "nfe": 1}]
+
+
+def test_a_claim_without_rows_there_has_no_direction():
+    plain = {key: value for key, value in CLAIM.items() if key != "solvers"}
+    assert claims.direction_on(plain, "exact", {}) is None
+    assert claims.direction_on(CLAIM, "exact", {"solvers-exact-psld.json": []}) is None
+
+
+def test_the_two_sides_may_be_two_processes():
+    files = {
+        "solvers-exact-vp.json": cells("frechet", HALF, "a", 0.05),
+        "solvers-exact-psld.json": cells("frechet", NEAR, "b", 0.05),
+    }
+    two = CLAIM | {"solvers": "vp", "than_solvers": "psld"}
+    assert claims.direction_on(two, "exact", files)["verdict"] == "agrees"
+
+
+@pytest.mark.parametrize("process", ["vp", "psld"])
+def test_every_row_runs_on_its_process_and_stands_in_both_files(process):
+    network, listed = solvers.solver_rows(process)
+    assert zoo.process_text(zoo.load(network).process) == process
+    assert len({(budget, row) for budget, row, _ in listed}) == len(listed)
+    for budget, row, in_number in listed:
+        spec = SamplingSpec.parse(row)
+        assert spec.sampler.k in (None, zoo.parse_process(process).k)
+        assert in_number or solvers.way_without_noise(row)
+        for target in claims.YARDSTICKS:
+            held = claims.read_results(claims.RESULTS_FOLDER / f"solvers-{target}-{process}.json")
+            if target == "network" and budget not in {c["budget"] for c in held["cells"]}:
+                continue
+            mine = [c for c in held["cells"] if (c["row"], c["budget"]) == (row, budget)]
+            assert len({c["seed"] for c in mine}) == 5
+            assert all(("distance" in c) == solvers.way_without_noise(row) for c in mine)
+            assert all("frechet" in c for c in mine if in_number)
+
+
+def test_the_floor_of_a_normal_law_is_that_of_fresh_draws():
+    generator = torch.Generator().manual_seed(0)
+    feats = torch.randn(4096, 8, generator=generator, dtype=torch.float64)
+    moments = metrics.feature_moments(feats)
+    fresh = torch.randn(64, 256, 8, generator=generator, dtype=torch.float64)
+    expected = sum(metrics.frechet(one, moments) for one in fresh) / len(fresh)
+    found = solvers.held_out_floor(feats, 256)
+    assert found == pytest.approx(float(expected), rel=0.15)
+
+
+def test_features_are_drawn_once(tmp_path):
+    calls = []
+
+    def draw():
+        calls.append(1)
+        return torch.rand(8, 1, 28, 28) * 2 - 1
+
+    classifier = metrics.load_classifier("cpu")
+    first = solvers.kept_features(tmp_path / "f.safetensors", draw, classifier)
+    again = solvers.kept_features(tmp_path / "f.safetensors", draw, classifier)
+    assert torch.equal(first, again) and len(calls) == 1
+
+
+def test_a_page_without_claims_is_refused():
+    with pytest.raises(ValueError, match=r"page = '99_nothing.ipynb'"):
+        claims.page_verdicts("99_nothing.ipynb")
+
+
+def test_the_tables_say_all_three_yardsticks():
+    row = {"claim": "toy", "link": "x.ipynb", "measured": "+1 %", "verdict": "open"}
+    told = {"measured": "+50 %", "verdict": "agrees"}
+    lines = claims.yardstick_table([row | {"network": told, "exact": None}]).splitlines()
+    assert lines[2] == "| [toy](x.ipynb) | +1 %: open | +50 %: agrees |  |"
+    assert len(claims.yardstick_table([row | {"network": None, "exact": None}]).splitlines()) == 2
