@@ -128,8 +128,10 @@ def test_a_page_without_claims_is_refused():
 
 
 def test_the_tables_say_all_three_yardsticks():
-    row = {"claim": "toy", "link": "x.ipynb", "measured": "+1 %", "verdict": "open"}
-    told = {"measured": "+50 %", "verdict": "agrees"}
+    row = {"claim": "toy", "link": "x.ipynb", "measured": "+1 %, near the floor"}
+    row |= {"ratio": 0.99, "low": 0.9, "high": 1.1, "verdict": "open"}
+    told = {"measured": "+50 %", "ratio": 0.5, "low": None, "high": None, "verdict": "agrees"}
     lines = claims.yardstick_table([row | {"network": told, "exact": None}]).splitlines()
-    assert lines[2] == "| [toy](x.ipynb) | +1 %: open | +50 %: agrees |  |"
+    here = "0.99 (0.90 to 1.10), near the floor: open"
+    assert lines[2] == f"| [toy](x.ipynb) | {here} | 0.50: agrees |  |"
     assert len(claims.yardstick_table([row | {"network": None, "exact": None}]).splitlines()) == 2

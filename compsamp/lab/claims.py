@@ -6,7 +6,7 @@ __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 
            'at_most', 'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs',
            'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of',
            'known_floor', 'cells_with_floor', 'judge_claim', 'yardstick_files', 'direction_on', 'claims_ledger',
-           'yardstick_table', 'page_verdicts', 'ledger_table']
+           'spell_ratio', 'yardstick_table', 'page_verdicts', 'verdict_table', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -436,8 +436,18 @@ def claims_ledger(
     return rows, sorted(set(missing))
 
 
+def spell_ratio(found: dict | None, word: str) -> str:
+    "A ratio with its interval and a word; nothing where nothing was measured."
+    if not found or found["ratio"] is None:
+        return ""
+    ends = (found["low"], found["high"])
+    interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if None not in ends else ""
+    near = ", near the floor" if "near the floor" in found["measured"] else ""
+    return f"{found['ratio']:.2f}{interval}{near}: {word}"
+
+
 def yardstick_table(rows: list) -> str:
-    "The claims that stand on more than one yardstick, as a Markdown table."
+    "The ratios of the claims that stand on more than one yardstick, as a Markdown table."
     lines = [
         "| claim | real pictures | the network's own limit | exact score |",
         "|---|---|---|---|",
@@ -445,9 +455,8 @@ def yardstick_table(rows: list) -> str:
     for row in rows:
         found = [row[target] for target in YARDSTICKS]
         if any(found):
-            told = [f"{one['measured']}: {one['verdict']}" if one else "" for one in found]
-            claim = f"[{row['claim']}]({row['link']})"
-            lines.append(f"| {claim} | {row['measured']}: {row['verdict']} | {' | '.join(told)} |")
+            told = [spell_ratio(one, one["verdict"]) if one else "" for one in (row, *found)]
+            lines.append(f"| [{row['claim']}]({row['link']}) | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
@@ -455,12 +464,19 @@ def page_verdicts(
     page: str,  # as in '13_restart.ipynb'
 ) -> str:
     "What the ledger says of the claims that a page is about, as a Markdown table."
+    rows = [row for row in claims_ledger()[0] if row["link"].partition("#")[0] == page]
+    require(bool(rows), "page", page, "a page that a claim of the ledger links to")
+    return verdict_table(rows)
+
+
+def verdict_table(
+    rows: list,  # of `claims_ledger`
+) -> str:
+    "Claim, published figure, what was measured, verdict, as a Markdown table."
     lines = ["| claim | published | measured here | verdict |", "|---|---|---|---|"]
-    for row in claims_ledger()[0]:
-        if row["link"].partition("#")[0] == page:
-            said = row["published"] or row["source"]
-            lines.append(f"| {row['claim']} | {said} | {row['measured']} | {row['verdict']} |")
-    require(len(lines) > 2, "page", page, "a page that a claim of the ledger links to")
+    for row in rows:
+        said = row["published"] or row["source"]
+        lines.append(f"| {row['claim']} | {said} | {row['measured']} | {row['verdict']} |")
     return "\n".join(lines)
 
 
