@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['DAMPING_PATTERNS', 'CONJUGATE_SAMPLERS', 'collocation', 'factor_at_nodes', 'integrating_factor', 'damping_matrix',
            'conjugate_step', 'check_damping', 'check_step_lengths', 'v_parametrisation', 'check_full_noise',
-           'Conjugate']
+           'Conjugate', 'GDDIM']
 
 # %% ../nbs/11_conjugate.ipynb #4077f41d
 #| code-fold: true
@@ -189,3 +189,32 @@ class Conjugate(Sampler):
 
 
 CONJUGATE_SAMPLERS = {"conjugate": Conjugate}
+
+# %% ../nbs/11_conjugate.ipynb #9dd1a001
+@dataclass(frozen=True)
+class GDDIM(Sampler):
+    "Deterministic gDDIM for any k (Zhang, Tao and Chen 2023), Eq. 7; on k = 1 it is DDIM."
+
+    def prepare(self, process, times):
+        "The two matrices of z_s = a z + b eps."
+        t, s = times[:-1], times[1:]
+
+        def X(u):
+            mu, C = process.marginal(u.flatten())
+            C = C.reshape(*u.shape, process.k, process.k)
+            G = process.G(u)
+            return -process.F(u) - G @ G.mT @ torch.linalg.inv(C) / 2
+
+        turned, _ = integrating_factor(X, X, t, s)
+        signal = torch.linalg.inv(process.transition(t, s)[0])
+        return records(t=t, s=s, a=signal, b=(turned - signal) @ process.factor(t))
+
+    def step(self, denoiser, z, r, draw, memory):
+        "One evaluation, at r.t."
+        full = not getattr(denoiser, "partial", False)
+        allowed = "a network that gives the noise of all blocks: gDDIM reads the picture off it"
+        require(full, "denoiser", denoiser, allowed, TypeError)
+        return affine(r.a, z, r.b, denoiser.eps(z, r.t)), None
+
+
+CONJUGATE_SAMPLERS["gddim"] = GDDIM

@@ -9,7 +9,7 @@ from scipy.integrate import quad, solve_ivp
 from scipy.linalg import expm
 
 from compsamp import psld, zoo
-from compsamp.conjugate import Conjugate
+from compsamp.conjugate import GDDIM, Conjugate
 from compsamp.core import Noise, f64
 from compsamp.forward import VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
@@ -56,6 +56,7 @@ FLOWS = [
     CVV(),
     CVV(lam=0.5, shape="ones"),
     CVV(freeze="v"),
+    GDDIM(),
     Conjugate(),
     Conjugate(0.5),
     Conjugate(0.5, "ones"),
@@ -371,6 +372,38 @@ def roba_dialled(plain, z, noise):
     return roba(plain, z, noise, 4.0)
 
 
+def roba_by_time(plain, z, noise):
+    "The rate up to the middle of the step: the share of the whole step that it is, as a factor."
+    middle = integral(plain.process, 0, MIDDLE)
+    return roba(plain, z, noise, 0.3 * middle / plain.whole)
+
+
+def roba_by_noise(plain, z, noise):
+    louder = [np.stack([2 * noise[0][0], noise[0][1]])]
+    return roba(plain, z, louder)
+
+
+def gddim(plain, z, noise):
+    "Eq. 7 of chapter 11, its two flows by an adaptive solver."
+    process, u = plain.process, START
+
+    def flow(matrix):
+        def slope(u, flat):
+            return (rate(process, u) * matrix(u) @ flat.reshape(2, 2)).ravel()
+
+        options = {"rtol": 3e-14, "atol": 1e-15}
+        solved = solve_ivp(slope, (START, END), np.eye(2).ravel(), "DOP853", **options)
+        return solved.y[:, -1].reshape(2, 2)
+
+    def turning(u):
+        half = unit_diffusion(process) @ np.linalg.inv(marginal(process, u)[1]) / 2
+        return unit_drift(process) + half
+
+    back, turned = flow(lambda u: unit_drift(process)), flow(turning)
+    noise_of_state = np.linalg.cholesky(marginal(process, u)[1]) @ toy_eps(z, u)
+    return back @ (z - noise_of_state) + turned @ noise_of_state
+
+
 PLAIN = [
     (NSE(), nse),
     (RSE(), rse),
@@ -379,6 +412,9 @@ PLAIN = [
     (NOBA(), noba),
     (ROBA(), roba),
     (ROBA(4.0), roba_dialled),
+    (ROBA(0.3, dial="time"), roba_by_time),
+    (ROBA(2.0, dial="noise"), roba_by_noise),
+    (GDDIM(), gddim),
     (NBAO(), nbao),
     (RBAO(), rbao),
     (NOBAB(), nobab),
@@ -651,7 +687,15 @@ def test_denoise_step_is_one_drift():
     assert np.abs(final_denoise(Toy(process), z, t).numpy() - want[:, 0]).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", [*SPLITTING_SAMPLERS, "sscs", "conjugate"])
+@pytest.mark.parametrize("process", [VP(), CosineVP(), SubVP()], ids=str)
+def test_gddim_is_ddim_where_there_is_one_block(process):
+    times = grid(process, 21)
+    for ddim, ours in zip(DDIM().prepare(process, times), GDDIM().prepare(process, times)):
+        assert abs(ddim.a - ours.a) < 1e-10 * abs(ddim.a)
+        assert abs(ddim.b - ours.b) < 1e-10 * max(1, abs(ddim.b))
+
+
+@pytest.mark.parametrize("name", [*SPLITTING_SAMPLERS, "sscs", "conjugate", "gddim"])
 def test_names(name):
     sampler = zoo.parse_sampler(name)
     assert sample(sampler, WIDE.denoiser(PSLD()), grid(PSLD(), 4), n=3).x.shape == (3, 2)
@@ -684,6 +728,8 @@ def draw_on(process, sampler, points):
         (lambda: ROBA(-1.0), "lam_s"),
         (lambda: ROBA(float("nan")), "lam_s"),
         (lambda: RVV(2.0), "lam_s"),
+        (lambda: RVV(dial="time"), "dial"),
+        (lambda: ROBA(dial="loud"), "dial"),
         (lambda: RVV(lam=0.5), "lam"),
         (lambda: RVV(freeze="v"), "freeze"),
         (lambda: CVV(shape="J"), "shape"),
@@ -727,3 +773,5 @@ def test_a_partial_network_cannot_hold_v():
     for sampler in (Conjugate(freeze="v"), CVV(freeze="v")):
         with pytest.raises(TypeError, match="freeze"):
             sample(sampler, Partial(CLD()), grid(CLD(), 5), n=2)
+    with pytest.raises(TypeError, match="denoiser"):
+        sample(GDDIM(), Partial(CLD()), grid(CLD(), 5), n=2)
