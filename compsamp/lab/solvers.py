@@ -43,15 +43,18 @@ MANY = {"network": 1536, "exact": 10_000}  # pictures of the reference
 FINE = {1: ("dpmpp2m@karras", 100), 2: ("heun@quadratic", 200)}  # blocks: row and evaluations
 
 
-def solver_rows(process: str) -> tuple:
+def solver_rows(
+    process: str,  # 'vp' or 'psld'
+    target: str,  # 'network' or 'exact'
+) -> tuple:
     """The network of a process, and what to measure: a list of (budget, row, whether pictures are
     drawn in number, or only the pairs)."""
     held = tomllib.loads(SOLVER_ROWS_FILE.read_text(encoding="utf-8"))
     require(process in held, "process", process, f"one of {', '.join(held)}")
     found = []
-    for kind in ("pairs", "rows"):
+    for kind in ("pairs", "rows", "exact")[: 2 + (target == "exact")]:
         for budget, rows in held[process].get(kind, {}).items():
-            found += [(int(budget), row, kind == "rows") for row in rows]
+            found += [(int(budget), row, kind != "pairs") for row in rows]
     return held[process]["network"], found
 
 # %% ../../nbs/lab_solvers.ipynb #solv0012
@@ -90,7 +93,7 @@ def solver_target(
     target: str,  # 'network' or 'exact'
 ) -> dict:
     "What draws: the denoiser, its float32 twin for pairs, and the pictures it is compared with."
-    network, _ = solver_rows(process)
+    network, _ = solver_rows(process, target)
     if target == "exact":
         mixture = load_mixture()
         denoiser = mixture.denoiser(zoo.parse_process(process))
@@ -116,7 +119,6 @@ def compare_solvers(
     target: Literal["network", "exact"],  # against the network's own limit, or the exact mixture
     seeds: tuple = (10, 11, 12, 13, 14),
     n: int = 256,  # pictures per cell
-    nfe: tuple = (),  # only rows at these budgets; usual: all
     compile: bool = False,  # compile the network first, if there is one and a C++ compiler
 ) -> Results:
     """The Fréchet distance to what the denoiser draws without step error; where a row draws no
@@ -124,14 +126,13 @@ def compare_solvers(
     require(target in MANY, "target", target, f"one of {', '.join(MANY)}")
     require_output(out, "out", (".json",))
     require_within({"seeds": list(seeds), "n": n}, "seeds", "n")
-    rows = [row for row in solver_rows(process)[1] if row[0] in nfe or not nfe]
+    _, rows = solver_rows(process, target)
     found = solver_target(process, target)
     if compile and target == "network":
         compile_network(found["denoiser"])
     setup = found["setup"] | {"process": process, "n": n, "labels": "in turn"}
     setup |= {"against": target, "reference": MANY[target], "paired": PAIRED}
-    only = f", nfe={tuple(nfe)}" if nfe else ""
-    asked = f"{Path(out).name!r}, {process!r}, {target!r}, seeds={tuple(seeds)}, n={n}{only}"
+    asked = f"{Path(out).name!r}, {process!r}, {target!r}, seeds={tuple(seeds)}, n={n}"
     results = Results(out, setup, f"compare_solvers({asked})")
     classifier = metrics.load_classifier("cpu")
     feats = kept_features(Path(out).with_suffix(".features.safetensors"), found["draw"], classifier)
