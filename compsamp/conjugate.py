@@ -200,7 +200,7 @@ class GDDIM(Sampler):
         t, s = times[:-1], times[1:]
 
         def X(u):
-            mu, C = process.marginal(u.flatten())
+            _, C = process.marginal(u.flatten())
             C = C.reshape(*u.shape, process.k, process.k)
             G = process.G(u)
             return -process.F(u) - G @ G.mT @ torch.linalg.inv(C) / 2
@@ -213,7 +213,7 @@ class GDDIM(Sampler):
         "One evaluation, at r.t."
         full = not getattr(denoiser, "partial", False)
         allowed = "a network that gives the noise of all blocks: gDDIM reads the picture off it"
-        require(full, "denoiser", denoiser, allowed, TypeError)
+        require(full, "denoiser", type(denoiser).__name__, allowed, TypeError)
         return affine(r.a, z, r.b, denoiser.eps(z, r.t)), None
 
 

@@ -132,7 +132,7 @@ def noise_letter(
     lam_s: float,  # scales the position's noise, >= 0
     dial: str = "rate",  # as in `position_variance`
 ):  # a and c, each `(n, 2, 2)`
-    "z <- a z + c w: the exact Ornstein-Uhlenbeck step, the position's variance with lam_s (Eq. 3)."
+    "z <- a z + c w: an Ornstein-Uhlenbeck step, the position's variance with lam_s (Eq. 3)."
     b = process.integral(t, s)
     gamma_b, nu_b = process.gamma * b, process.nu * b
     keep = torch.stack([torch.exp(-gamma_b / 2), torch.exp(-nu_b / 2)], -1)
@@ -211,12 +211,12 @@ class Splitting(Sampler):
 
     word: str  # as in 'BAB'; a letter that stands twice takes half of the step each time
     plan: str  # as in 't-s': a fresh score at t or at s, or '-' for the last one again
-    lam_s: float = 1.0  # scales the position's noise in O, >= 0; 1 is exact
+    lam_s: float = 1.0  # scales the position's noise in O, >= 0; 1 is exact, but by time
     conjugate: bool = False  # letters by chapter 11 instead of Euler's step
     lam: float = 0.0  # then: size of B, per unit of time; h lambda_max(B) < 1
     shape: str = "I"  # and its pattern, 'I' or 'ones'
     freeze: str = "eps"  # and what is held: 'eps', or 'v' (preconditioned)
-    dial: str = "rate"  # what lam_s scales: the 'rate' (exact at 1), the 'noise', or by the 'time'
+    dial: str = "rate"  # what lam_s scales: 'rate', 'noise' or 'time', as in `position_variance`
     k = 2
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 
            'select_cells', 'spread_seeds', 'key_entry', 'best_setting', 'above_floor', 'side_values', 'pair_by_seed',
            'at_most', 'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs',
            'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of',
-           'known_floor', 'cells_with_floor', 'judge_claim', 'yardstick_files', 'direction_on', 'claims_ledger',
+           'known_floor', 'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger',
            'spell_ratio', 'yardstick_table', 'page_verdicts', 'verdict_table', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
@@ -48,8 +48,10 @@ def read_claims(path: str | Path = CLAIMS_FILE) -> list:
             f"a record with all of its parts; it lacks {lacks}",
         )
         require(0 <= claim["gain"] < 100, "gain", claim["gain"], f"in [0, 100), in {name!r}")
-        kind = claim.get("kind", "lower")
-        require(kind in KINDS, "kind", kind, f"one of {', '.join(KINDS)}, in {name!r}")
+        kind, kinds = claim.get("kind", "lower"), ("lower",) if "solvers" in claim else tuple(KINDS)
+        require(kind in kinds, "kind", kind, f"one of {', '.join(kinds)}, in {name!r}")
+        solvers = claim.get("solvers", "vp")
+        require(solvers in ("vp", "psld"), "solvers", solvers, f"vp or psld, in {name!r}")
     return claims
 
 
@@ -313,7 +315,8 @@ def compare_falls(claim: dict, files: dict) -> dict:
         values = [best[budget][1] for budget in sorted(best)]
         falling += values[0] > values[-1] and all(a >= b for a, b in pairwise(values))
         texts.append(", ".join(f"{best[b][1]:g} at {b}" for b in sorted(best)))
-    text = "; ".join(texts) + f" ({len(chosen)} seed{'s' * (len(chosen) != 1)})"
+    total = len(texts)
+    text = "; ".join(f"{said} ({times} of {total})" for said, times in Counter(texts).items())
     nothing = {"ratio": None, "low": None, "high": None}
     return nothing | {"seeds": len(chosen), "falling": falling, "measured": text}
 
@@ -383,27 +386,23 @@ YARDSTICKS = ("network", "exact")  # what `lab.solvers` compares with
 DIRECTIONS = {"reproduced": "agrees", "not reproduced": "the reverse", "open": "not told apart"}
 
 
-def yardstick_files(claim: dict, target: str) -> list:
-    "The results files of `lab.solvers` in which both sides of a claim stand; none if it has none."
-    if "solvers" not in claim:
-        return []
-    sides = claim["solvers"], claim.get("than_solvers", claim["solvers"])
-    return [f"solvers-{target}-{side}.json" for side in sides]
+def yardstick_file(claim: dict, target: str) -> str:
+    "The results file of `lab.solvers` in which both sides of a claim stand; empty if it has none."
+    return f"solvers-{target}-{claim['solvers']}.json" if "solvers" in claim else ""
 
 
 def direction_on(claim: dict, target: str, files: dict) -> dict | None:
     """The same comparison on a yardstick without the network's error, of its direction only:
     paired distances where both sides draw no noise, else Fréchet distances. None: not measured."""
-    names = yardstick_files(claim, target)
-    if not names:
+    name = yardstick_file(claim, target)
+    if name not in files:
         return None
-    asked = claim | {"file": names[0], "than_file": names[1], "gain": 0}
-    asked |= {side: claim.get(f"solver_{side}", claim[side]) for side in ("better", "than")}
+    asked = {side: claim.get(f"solver_{side}", claim[side]) for side in ("better", "than")}
+    asked |= {"file": name, "gain": 0, "match": claim.get("match", ["budget"])}
     for column in ("distance", "frechet"):
         found = compare_lower(asked | {"column": column}, files)
         if found["seeds"]:
-            plain = {key: value for key, value in asked.items() if key not in ("own", "too_small")}
-            word = DIRECTIONS[verdict_of(plain, found)]
+            word = DIRECTIONS[verdict_of(asked, found)]
             return found | {"column": column, "verdict": word}
     return None
 
@@ -415,13 +414,13 @@ def claims_ledger(
     "(rows, what is missing): every claim with its files, judged; ValueError for a bad file."
     rows, missing, files, sizes = [], [], {}, {}
     for claim in read_claims() if claims is None else claims:
-        names = {claim["file"], claim.get("than_file", claim["file"])}
-        names |= {name for target in YARDSTICKS for name in yardstick_files(claim, target)}
-        absent = sorted(name for name in names if not (Path(folder) / name).exists())
+        needed = {claim["file"], claim.get("than_file", claim["file"])}
+        names = needed | {yardstick_file(claim, target) for target in YARDSTICKS} - {""}
+        absent = {name for name in names if not (Path(folder) / name).exists()}
         missing += [f"{name}: no results file yet" for name in absent]
-        if absent:
+        if absent & needed:
             continue
-        for name in names - set(files):
+        for name in names - absent - set(files):
             held = read_results(Path(folder) / name)
             files[name], sizes[name] = cells_with_floor(held), held["setup"].get("n")
         try:
@@ -443,13 +442,14 @@ def spell_ratio(found: dict | None, word: str) -> str:
     ends = (found["low"], found["high"])
     interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if None not in ends else ""
     near = ", near the floor" if "near the floor" in found["measured"] else ""
-    return f"{found['ratio']:.2f}{interval}{near}: {word}"
+    pairs = ", pairs" if found.get("column") == "distance" else ""
+    return f"{found['ratio']:.2f}{interval}{pairs}{near}: {word}"
 
 
 def yardstick_table(rows: list) -> str:
     "The ratios of the claims that stand on more than one yardstick, as a Markdown table."
     lines = [
-        "| claim | real pictures | the network's own limit | exact score |",
+        "| claim | real pictures | the flow's limit | exact score |",
         "|---|---|---|---|",
     ]
     for row in rows:

@@ -28,6 +28,7 @@ from compsamp.experiment import (
     require_within,
     spell_command,
 )
+from .peers import draws_noise
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_emoji.ipynb #e5efdd36
@@ -139,7 +140,7 @@ def cifar_reference(
 ) -> dict:
     "The same for CIFAR-10: its training pictures seen, its test pictures held out."
     seen, _ = data.cifar10("train", folder)
-    return measuring_arrays(seen, *data.cifar10("test", folder))
+    return measuring_arrays(seen, *data.cifar10("test", folder)) | {"n": len(seen)}
 
 
 def emoji_reference(path: str | Path = EMOJI_FILE) -> dict:
@@ -203,8 +204,9 @@ def compare_emoji(
     setup |= {} if cifar is None else {"data": "cifar10"}
     if compile:
         compile_network(denoiser)
-    leave = ("out", "compile", "cifar")
-    results = Results(out, setup, spell_command("compare_emoji", compare_emoji, settings, leave))
+    asked = settings | ({} if cifar is None else {"cifar": "FOLDER"})
+    command = spell_command("compare_emoji", compare_emoji, asked, ("out", "compile"))
+    results = Results(out, setup, command)
     ends = {}
 
     def measure(row, budget, seed):
@@ -214,8 +216,7 @@ def compare_emoji(
         apart = (drawn.x - ends[seed]).square().mean((1, 2, 3)).sqrt().median()
         distance = metrics.frechet(emoji_features(drawn.x.clamp(-1, 1), reference), reference)
         cell = {"nfe": drawn.nfe, "frechet": distance}
-        noisy = specs[row].sampler.draws > 0
-        return cell | {"to_long_run": None if noisy else float(apart)}
+        return cell | {"to_long_run": None if draws_noise(row) else float(apart)}
 
     keys = itertools.product(seeds, nfe, rows)
     names = ("seed", "budget", "row")
@@ -227,8 +228,8 @@ def check_colour_network(denoiser: networks.Denoiser, reference: dict):
     classes = int(reference["labels"].max()) + 1
     wanted = tuple(reference["pictures"].shape[1:])
     shape, known = tuple(denoiser.shape), denoiser.network.classes
-    fits = shape == wanted and known >= classes
-    allowed = f"one of {classes} classes or more, of pictures {wanted}"
+    fits = shape == wanted and known == classes
+    allowed = f"one of {classes} classes, of pictures {wanted}"
     require(fits, "network", f"{known} classes, {shape}", allowed)
 
 
