@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SOLVER_ROWS_FILE', 'PAIRED', 'MANY', 'FINE', 'solver_rows', 'held_out_floor', 'kept_features', 'solver_target',
-           'compare_solvers', 'solver_line']
+           'paired_distance', 'target_features', 'compare_solvers', 'solver_line']
 
 # %% ../../nbs/lab_solvers.ipynb #solv0004
 #| code-fold: true
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import metrics, networks, zoo
-from ..core import LARGEST_INT, atomic, check_arguments, require
+from ..core import LARGEST_INT, atomic, check_arguments, require, require_one_of
 from compsamp.experiment import (
     Results,
     compile_network,
@@ -31,6 +31,7 @@ from compsamp.experiment import (
 )
 from .peers import draws_noise
 from compsamp.lab.yardsticks import (
+    ConvergedRun,
     converged_run,
     in_turn,
     load_mixture,
@@ -119,31 +120,43 @@ def solver_target(
     return {"denoiser": denoiser, "exact": zoo.load(network), "draw": draw, "setup": setup}
 
 
+def paired_distance(denoiser: NoisePredictor, row: str, budget: int, fine: ConvergedRun) -> dict:
+    "How far the pictures of a row without noise are from the fine run of the same noise."
+    spec = SamplingSpec.parse(row)
+    apart = solver_distance(spec.sampler, denoiser, spec.route(denoiser.process, budget), fine)
+    return {name: apart[name] for name in ("nfe", "distance")}
+
+
+def target_features(out: str | Path, found: dict, classifier) -> Tensor:
+    "The features of the reference of a `solver_target`, kept beside the results."
+    place = Path(out).with_suffix(".features.safetensors")
+    return kept_features(place, found["draw"], classifier, json.dumps(found["setup"]))
+
+
 @check_arguments(n=(128, LARGEST_INT), seeds=(0, LARGEST_INT))
 def compare_solvers(
     out: str | Path,  # the file of results; it resumes
     process: str,  # 'vp' or 'psld': whose rows of `solvers.toml`
-    target: Literal["network", "exact"],  # against the network's own limit, or the exact mixture
+    target: Literal["network", "exact"],  # against the network's flow, or the exact mixture
     seeds: tuple = (10, 11, 12, 13, 14),
     n: int = 256,  # pictures per cell
     compile: bool = False,  # compile the network first, if there is one and a C++ compiler
 ) -> Results:
     """The Fréchet distance to what the denoiser draws without step error; where a row draws no
     noise, also the distance to the fine run from the same noise."""
-    require(target in MANY, "target", target, f"one of {', '.join(MANY)}")
+    require_one_of("target", target, MANY)
     require_output(out, "out", (".json",))
-    require_within({"seeds": list(seeds)}, "seeds", n=(128, MANY[target] // 2))
-    _, rows = solver_rows(process, target)
+    _, listed = solver_rows(process, target)
+    require_within({"seeds": list(seeds), "n": n}, "seeds", n=(128, MANY[target] // 2))
     found = solver_target(process, target)
     if compile and target == "network":
         compile_network(found["denoiser"])
-    setup = found["setup"] | {"process": process, "n": n, "labels": "in turn"}
-    setup |= {"against": target, "reference": MANY[target], "paired": PAIRED}
+    own = {"process": process, "n": n, "labels": "in turn", "paired": PAIRED}
+    own |= {"against": target, "reference": MANY[target]}
     asked = f"{Path(out).name!r}, {process!r}, {target!r}, seeds={tuple(seeds)}, n={n}"
-    results = Results(out, setup, f"compare_solvers({asked})")
+    results = Results(out, found["setup"] | own, f"compare_solvers({asked})")
     classifier = metrics.load_classifier("cpu")
-    beside = Path(out).with_suffix(".features.safetensors")
-    feats = kept_features(beside, found["draw"], classifier, json.dumps(found["setup"]))
+    feats = target_features(out, found, classifier)
     reference = dict(**metrics.feature_moments(feats), some=feats[:2000])
     results.save(floor=results.data.get("floor") or held_out_floor(feats, n))
 
@@ -153,18 +166,15 @@ def compare_solvers(
         return converged_run(found["exact"], first=100 * found["exact"].process.k, **options)
 
     def one(seed, row, budget):
-        spec = SamplingSpec.parse(row)
-        cell = spec.facts()
+        cell = SamplingSpec.parse(row).facts()
         if not draws_noise(row):
-            times = spec.route(found["exact"].process, budget)
-            apart = solver_distance(spec.sampler, found["exact"], times, fine_run(seed))
-            cell |= {name: apart[name] for name in ("nfe", "distance")}
-        if (budget, row, True) in rows:
+            cell |= paired_distance(found["exact"], row, budget, fine_run(seed))
+        if (budget, row, True) in listed:
             options = (row, budget, n, seed, reference, classifier, in_turn(n))
             cell |= generate_and_score(found["denoiser"], *options)
         return cell
 
-    keys = [{"seed": s, "row": row, "budget": budget} for s in seeds for budget, row, _ in rows]
+    keys = [{"seed": s, "row": row, "budget": budget} for s in seeds for budget, row, _ in listed]
     return results.fill(keys, one, solver_line)
 
 
