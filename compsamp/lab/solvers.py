@@ -29,6 +29,7 @@ from compsamp.experiment import (
     require_output,
     require_within,
 )
+from ..forward import NoisePredictor
 from .peers import draws_noise
 from compsamp.lab.yardsticks import (
     ConvergedRun,
