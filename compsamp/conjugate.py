@@ -187,9 +187,6 @@ class Conjugate(Sampler):
         check_full_noise(denoiser, self.freeze)
         return affine(r.a, z, r.b, denoiser.eps(z, r.t)), None
 
-
-CONJUGATE_SAMPLERS = {"conjugate": Conjugate}
-
 # %% ../nbs/11_conjugate.ipynb #9dd1a001
 @dataclass(frozen=True)
 class GDDIM(Sampler):
@@ -217,4 +214,4 @@ class GDDIM(Sampler):
         return affine(r.a, z, r.b, denoiser.eps(z, r.t)), None
 
 
-CONJUGATE_SAMPLERS["gddim"] = GDDIM
+CONJUGATE_SAMPLERS = {"conjugate": Conjugate, "gddim": GDDIM}

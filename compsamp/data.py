@@ -272,9 +272,7 @@ def holds_cifar10(
     folder: str | Path,
 ) -> bool:
     "Whether CIFAR-10 lies there in torchvision's layout."
-    from torchvision.datasets import CIFAR10
-
-    return (Path(folder) / CIFAR10.base_folder).is_dir()
+    return (Path(folder) / "cifar-10-batches-py").is_dir()
 
 
 @check_arguments

@@ -119,9 +119,9 @@ def position_variance(
     "The variance that O gives the position, in the three readings of lam_s."
     if dial == "noise":
         return -(lam_s**2) * torch.expm1(-process.gamma * process.integral(t, s))
-    b = process.integral(t, s)
     if dial == "time":  # the rate up to the middle of the step, not during it
-        b = process.integral((t + s) / 2, torch.zeros_like(t))
+        t, s = (t + s) / 2, torch.zeros_like(t)
+    b = process.integral(t, s)
     return -torch.expm1(-lam_s * process.gamma * b)
 
 
@@ -260,8 +260,10 @@ class Splitting(Sampler):
         for i, (rule, letters) in enumerate(self.pieces):
             asks = rule in ("t", "s")
             if rule == "O":
-                share = share_of_step(t, s, *letters[0][1:])
-                a, b = noise_letter(process, *share, self.lam_s, self.dial)
+                _, turn, turns = letters[0]
+                a, b = noise_letter(
+                    process, *share_of_step(t, s, turn, turns), self.lam_s, self.dial
+                )
             else:
                 score_time = columns[rule] if asks else score_time
                 move = partial(self.letter_coefficients, process, score_time)

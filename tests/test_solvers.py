@@ -148,9 +148,9 @@ def test_a_page_without_claims_is_refused():
 
 
 def test_the_tables_say_all_three_yardsticks():
-    row = {"claim": "toy", "link": "x.ipynb", "measured": "+1 %, near the floor"}
+    row = {"claim": "toy", "link": "x.ipynb", "near_floor": True}
     row |= {"ratio": 0.99, "low": 0.9, "high": 1.1, "verdict": "open"}
-    told = {"measured": "+50 %", "ratio": 0.5, "low": None, "high": None, "verdict": "agrees"}
+    told = {"ratio": 0.5, "low": None, "high": None, "verdict": "agrees"}
     told["column"] = "distance"
     lines = claims.yardstick_table([row | {"network": told, "exact": None}]).splitlines()
     here = "0.99 (0.90 to 1.10), near the floor: open"

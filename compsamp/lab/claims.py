@@ -48,7 +48,8 @@ def read_claims(path: str | Path = CLAIMS_FILE) -> list:
             f"a record with all of its parts; it lacks {lacks}",
         )
         require(0 <= claim["gain"] < 100, "gain", claim["gain"], f"in [0, 100), in {name!r}")
-        kind, kinds = claim.get("kind", "lower"), ("lower",) if "solvers" in claim else tuple(KINDS)
+        kind = claim.get("kind", "lower")
+        kinds = ["lower"] if "solvers" in claim else list(KINDS)
         require(kind in kinds, "kind", kind, f"one of {', '.join(kinds)}, in {name!r}")
         solvers = claim.get("solvers", "vp")
         require(solvers in ("vp", "psld"), "solvers", solvers, f"vp or psld, in {name!r}")
@@ -367,7 +368,8 @@ def cells_with_floor(held: dict) -> list:
     against = held["setup"].get("against", "test")
     garments = against in ("test", "train") and labels in ("none", "in turn")
     floor = known_floor(n, against, labels) if garments and isinstance(n, int) else None
-    floor = held.get("floor") if against in YARDSTICKS else floor
+    if against in YARDSTICKS:
+        floor = held.get("floor")
     return [{"floor": floor} | cell for cell in held["cells"]]
 
 
@@ -379,6 +381,7 @@ def judge_claim(
     found = KINDS[claim.get("kind", "lower")](claim, files)
     row = {name: claim[name] for name in ("paper", "claim", "published", "source", "link", "gain")}
     row |= {name: found[name] for name in ("measured", "ratio", "low", "high", "seeds")}
+    row["near_floor"] = found.get("near_floor", False)
     return row | {"verdict": verdict_of(claim, found), "file": claim["file"]}
 
 
@@ -439,15 +442,15 @@ def claims_ledger(
     return rows, sorted(set(missing))
 
 
-def spell_yardstick(found: dict | None, word: str) -> str:
-    "A ratio with its interval and a word; nothing where nothing was measured."
+def spell_yardstick(found: dict | None) -> str:
+    "A ratio with its interval and verdict; nothing where nothing was measured."
     if not found or found["ratio"] is None:
         return ""
     ends = (found["low"], found["high"])
     interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if None not in ends else ""
-    near = ", near the floor" if "near the floor" in found["measured"] else ""
+    near = ", near the floor" if found.get("near_floor") else ""
     pairs = ", pairs" if found.get("column") == "distance" else ""
-    return f"{found['ratio']:.2f}{interval}{pairs}{near}: {word}"
+    return f"{found['ratio']:.2f}{interval}{pairs}{near}: {found['verdict']}"
 
 
 def yardstick_table(rows: list) -> str:
@@ -459,7 +462,7 @@ def yardstick_table(rows: list) -> str:
     for row in rows:
         found = [row[target] for target in YARDSTICKS]
         if any(found):
-            told = [spell_yardstick(one, one["verdict"]) if one else "" for one in (row, *found)]
+            told = [spell_yardstick(one) for one in (row, *found)]
             lines.append(f"| [{row['claim']}]({row['link']}) | {' | '.join(told)} |")
     return "\n".join(lines)
 

@@ -117,7 +117,7 @@ def save_reference(
     seen, unseen = split_emoji(len(pictures))
     arrays = measuring_arrays(pictures[seen], pictures[unseen], labels[unseen])
     with atomic(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, **{name: value.numpy() for name, value in arrays.items()})
+        np.savez_compressed(file, **arrays)
 
 
 def measuring_arrays(
@@ -132,7 +132,7 @@ def measuring_arrays(
     features = emoji_features(flat, {"centre": centre, "basis": basis})
     arrays = {"pictures": unseen, "labels": labels, "centre": centre, "basis": basis}
     arrays |= {"mean": features.mean(0), "cov": features.T.cov()}
-    return arrays | {"n": torch.tensor(len(seen))}
+    return arrays | {"n": len(seen)}
 
 
 def cifar_reference(
@@ -140,7 +140,7 @@ def cifar_reference(
 ) -> dict:
     "The same for CIFAR-10: its training pictures seen, its test pictures held out."
     seen, _ = data.cifar10("train", folder)
-    return measuring_arrays(seen, *data.cifar10("test", folder)) | {"n": len(seen)}
+    return measuring_arrays(seen, *data.cifar10("test", folder))
 
 
 def emoji_reference(path: str | Path = EMOJI_FILE) -> dict:

@@ -56,8 +56,11 @@ def solver_rows(
     drawn in number, or only the pairs)."""
     held = tomllib.loads(SOLVER_ROWS_FILE.read_text(encoding="utf-8"))
     require(process in held, "process", process, f"one of {', '.join(held)}")
+    kinds = ["pairs", "rows"]
+    if target == "exact":
+        kinds.append("exact")
     found = {}
-    for kind in ("pairs", "rows", "exact")[: 2 + (target == "exact")]:
+    for kind in kinds:
         for budget, rows in held[process].get(kind, {}).items():
             found |= {(int(budget), row): kind != "pairs" for row in rows}
     return held[process]["network"], [(*key, in_number) for key, in_number in found.items()]
