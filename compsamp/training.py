@@ -892,6 +892,8 @@ def training_data(
         return data.embedded()
     if Path(source).suffix == ".npz":
         return data.read_npz(source)
-    if data.holds_cifar10(source):
-        return data.cifar10("train", source)
+    inner = Path(source).name == "cifar-10-batches-py"
+    folder = Path(source).parent if inner else source
+    if data.holds_cifar10(folder):
+        return data.cifar10("train", folder)
     return data.fashion("train", source)

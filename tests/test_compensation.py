@@ -35,8 +35,13 @@ from compsamp.lab.compensation import (
     COMPENSATION_ARMS,
     ArmRun,
     CompensationArm,
+    EstimateLoss,
+    LightTransformer,
     NetworkWithCorrection,
+    WatchedTraining,
     compensation_experiment,
+    parse_module,
+    pooled_features,
 )
 from compsamp.mixtures import PerturbedDenoiser, ring
 from compsamp.networks import weights_hash
@@ -607,7 +612,70 @@ def test_arms(tmp_path):
     assert card.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["one step", "T = 100"])
+def test_a_module_beside_a_network_sees_its_last_estimates(tiny):
+    "The estimates of one training step, by hand, and the absolute error of a module on them."
+    x0, watched = pictures(6), WatchedTraining("plain", 10, error="x0")
+    plain = Compensation("plain", 10, error="x0")
+    losses = [
+        way(tiny.network, None, VPS, x0, None, StepRandom(0, 0, "cpu")) for way in (watched, plain)
+    ]
+    assert torch.equal(*losses)
+    dice = StepRandom(0, 0, "cpu")
+    t = grid(VPS, 10)[(dice.uniform(6) * 10).long()]
+    psi = torch.from_numpy(column(psi_of(t.numpy()))).float()
+    sigma = torch.from_numpy(column(sigma_of(t.numpy()))).float()
+    z = psi * x0 + sigma * dice.normal(x0.shape)
+    by_hand = (z - sigma * tiny.network(z, 1000 * t)) / psi
+    seen, target, times = watched.seen
+    assert torch.allclose(seen, by_hand, atol=1e-3) and not seen.requires_grad
+    assert torch.equal(target, x0) and torch.equal(times, t)
+    module = small_module(tiny)
+    got = EstimateLoss(watched, "absolute")(module, None, VPS, None, None, None)
+    assert torch.allclose(got, (module(seen, 1000 * t.float()) - x0).abs().mean(), rtol=1e-4)
+
+
+def test_kinds_of_modules(net, tmp_path):
+    "A word makes a module that is read back; what does not fit is refused by name."
+    kind = parse_module("finer:error=absolute,net=transformer,reading=frozen")
+    assert (kind.pairs, kind.error, kind.reading) == ("finer", "absolute", "frozen")
+    assert kind.trained == parse_module("finer:error=absolute,net=transformer").trained
+    module = kind.build(net, seed=3)
+    torch.nn.init.normal_(module.out.weight, std=0.1)
+    save_module(tmp_path, module)
+    read_back = load_module(tmp_path, net)
+    assert isinstance(read_back, LightTransformer)
+    x, t = torch.randn(3, 1, 28, 28), torch.tensor([10.0, 400.0, 900.0])
+    with torch.no_grad():
+        answer = module(x, t)
+        assert torch.allclose(read_back(x, t), answer, atol=1e-5)
+    assert not torch.allclose(answer, x, atol=1e-2)
+    for word in ("exakt", "exact:error=cube", "exact:net=mlp", "exact:reading=warm", "exact:lr=1"):
+        with pytest.raises(ValueError, match="pairs|error|net|reading"):
+            parse_module(word)
+    with pytest.raises(ValueError, match="stretch"):
+        parse_module("stretch:net=transformer")
+
+
+def test_arms_on_small_pictures(tmp_path, monkeypatch):
+    "Pooled pictures are drawn and judged by pooled ones, and the floor is written down."
+    images, labels = data.embedded(1280)
+    monkeypatch.setattr(data, "fashion", lambda split: (images, labels))
+    pooled_features.cache_clear()
+    settings = {"arms": ("one step, together",), "seeds": (0,), "first": 2, "marks": (3,)}
+    settings |= {"batch": 8, "nfe": (2,), "n": 128, "pool": 2, "patch": 2, "amp": False}
+    out = tmp_path / "r.json"
+    compensation_experiment(**settings, folder=tmp_path / "runs", out=out)
+    pooled_features.cache_clear()
+    held = experiment.read_results(out)
+    assert held["setup"]["against"] == "test, 14 x 14"
+    assert 0 < held["floor"] < held["cells"][0]["frechet"]
+    card = json.loads((tmp_path / "runs/onestep-together-seed0/main/card.json").read_text())
+    assert card["shape"] == [1, 14, 14]
+    with pytest.raises(ValueError, match="pool = 3"):
+        compensation_experiment(**settings | {"pool": 3}, out=out)
+
+
+@pytest.mark.parametrize("name", ["one step", "T = 100", "one step, together"])
 def test_an_arm_goes_on_where_it_was(name, tmp_path):
     images, labels = data.embedded(64)
     np.savez(tmp_path / "some.npz", images=images.numpy(), labels=labels.numpy())

@@ -251,7 +251,12 @@ def test_a_training_finds_cifar_by_its_folder(tmp_path, monkeypatch):
     found, labels = training.training_data(tmp_path)
     assert torch.equal(found, pictures[:10])
     assert labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
-    assert not data.holds_cifar10(tmp_path / "cifar-10-batches-py")
+    inner = tmp_path / "cifar-10-batches-py"
+    assert not data.holds_cifar10(inner)
+    assert torch.equal(training.training_data(inner)[0], pictures[:10])
+    beside = tmp_path / "garments"  # a folder beside it is another data set
+    with pytest.raises(FileNotFoundError, match="train-images"):
+        training.training_data(beside)
 
 
 def test_a_dangerous_pickle_is_refused(tmp_path):

@@ -368,7 +368,7 @@ def cells_with_floor(held: dict) -> list:
     against = held["setup"].get("against", "test")
     garments = against in ("test", "train") and labels in ("none", "in turn")
     floor = known_floor(n, against, labels) if garments and isinstance(n, int) else None
-    if against in YARDSTICKS:
+    if not garments:
         floor = held.get("floor")
     return [{"floor": floor} | cell for cell in held["cells"]]
 

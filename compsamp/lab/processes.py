@@ -20,7 +20,7 @@ from ..core import LARGEST_INT, check_arguments, is_whole, require
 from ..experiment import Results, generate_and_score, require_output, require_within
 from .architectures import USUAL, build
 from .train import finish_training
-from .yardsticks import in_turn, load_mixture, picture_reference
+from .yardsticks import in_turn, load_mixture, picture_reference, reference_pictures
 from ..psld import PSLD
 from ..training import Trainer, fast_bf16
 from ..zoo import SamplingSpec
@@ -110,8 +110,7 @@ def compare_exact(
 
     def mixture_reference() -> dict:
         "Many pictures of the mixture; writes down what `n` fresh ones are from them, the floor."
-        many = 10_000
-        known = picture_reference(mixture.draw(many, in_turn(many), seed=10**6))
+        known = picture_reference(reference_pictures(mixture))
         drawn = (metrics.features(mixture.draw(n, in_turn(n), seed=seed)) for seed in range(20))
         results.data["floor"] = float(np.mean([metrics.frechet(f, known) for f in drawn]))
         return known

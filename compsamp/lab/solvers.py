@@ -34,8 +34,10 @@ from .peers import draws_noise
 from compsamp.lab.yardsticks import (
     ConvergedRun,
     converged_run,
+    feature_reference,
     in_turn,
     load_mixture,
+    reference_pictures,
     solver_distance,
 )
 from ..training import fast_bf16
@@ -103,13 +105,13 @@ def kept_features(
 def solver_target(
     process: str,  # 'vp' or 'psld'
     target: str,  # 'network' or 'exact'
+    network: str,  # of the package, on that process
 ) -> dict:
     "What draws: the denoiser, its float32 twin for pairs, and the pictures it is compared with."
-    network, _ = solver_rows(process, target)
     if target == "exact":
         mixture = load_mixture()
         denoiser = mixture.denoiser(zoo.parse_process(process))
-        draw = partial(mixture.draw, MANY[target], in_turn(MANY[target]), seed=10**6)
+        draw = partial(reference_pictures, mixture, MANY[target])
         setup = {"network": "none", "amp": False}
         return {"denoiser": denoiser, "exact": denoiser, "draw": draw, "setup": setup}
     amp = fast_bf16(torch.device("cpu"))
@@ -150,9 +152,9 @@ def compare_solvers(
     noise, also the distance to the fine run from the same noise."""
     require_one_of("target", target, MANY)
     require_output(out, "out", (".json",))
-    _, listed = solver_rows(process, target)
+    network, listed = solver_rows(process, target)
     require_within({"seeds": list(seeds), "n": n}, "seeds", n=(128, MANY[target] // 2))
-    found = solver_target(process, target)
+    found = solver_target(process, target, network)
     if compile and target == "network":
         compile_network(found["denoiser"])
     own = {"process": process, "n": n, "labels": "in turn", "paired": PAIRED}
@@ -161,7 +163,7 @@ def compare_solvers(
     results = Results(out, found["setup"] | own, f"compare_solvers({asked})")
     classifier = metrics.load_classifier("cpu")
     feats = target_features(out, found, classifier)
-    reference = dict(**metrics.feature_moments(feats), some=feats[:2000])
+    reference = feature_reference(feats)
     results.save(floor=results.data.get("floor") or held_out_floor(feats, n))
 
     @cache

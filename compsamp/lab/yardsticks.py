@@ -2,13 +2,13 @@
 
 # %% auto #0
 __all__ = ['MIXTURE', 'YARDSTICK_RESULTS', 'YARDSTICK_ROWS', 'PictureMixture', 'save_mixture', 'load_mixture', 'picture_laws',
-           'PictureDenoiser', 'low_frequencies', 'SmoothError', 'in_turn', 'apart', 'ConvergedRun', 'converged_run',
-           'solver_distance', 'picture_reference', 'score_features', 'symmetric_root', 'frechet_between',
-           'frechet_of_moments', 'unbiased_frechet', 'Interval', 'check_pairs', 'paired_log_ratio', 'paired_difference',
-           'law_at', 'simulate_pair', 'simulated_floor', 'interval_or_none', 'summary', 'coverage', 'resample_pictures',
-           'resampled_coverage', 'judge_ratio', 'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash',
-           'interval_tasks', 'distance_tasks', 'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component',
-           'fit_mixture']
+           'PictureDenoiser', 'low_frequencies', 'SmoothError', 'in_turn', 'reference_pictures', 'apart',
+           'ConvergedRun', 'converged_run', 'solver_distance', 'picture_reference', 'feature_reference',
+           'score_features', 'symmetric_root', 'frechet_between', 'frechet_of_moments', 'unbiased_frechet', 'Interval',
+           'check_pairs', 'paired_log_ratio', 'paired_difference', 'law_at', 'simulate_pair', 'simulated_floor',
+           'interval_or_none', 'summary', 'coverage', 'resample_pictures', 'resampled_coverage', 'judge_ratio',
+           'way_of', 'draws_on_the_way', 'score_row', 'weights_file_hash', 'interval_tasks', 'distance_tasks',
+           'score_tasks', 'measure_yardsticks', 'kmeans', 'fit_component', 'fit_mixture']
 
 # %% ../../nbs/lab_yardsticks.ipynb #14506a83
 #| code-fold: true
@@ -420,6 +420,14 @@ def in_turn(
     return torch.arange(n) % classes
 
 
+def reference_pictures(
+    mixture: PictureMixture,
+    n: int = 10_000,  # pictures, their classes in turn
+) -> Tensor:  # `(n, 1, 28, 28)`
+    "The exact pictures that drawn ones are compared with: the same n on every page."
+    return mixture.draw(n, in_turn(n), seed=10**6)
+
+
 def apart(x: Tensor, y: Tensor) -> Tensor:
     "Root mean square difference of two sets of pictures, picture by picture, `(n,)`."
     require(x.shape == y.shape, "y", tuple(y.shape), f"the shape of x, {tuple(x.shape)}")
@@ -490,7 +498,14 @@ def picture_reference(
     classifier=None,
 ) -> dict:
     "What a set of pictures is compared with, as `metrics.reference` gives it for the data."
-    feats = metrics.features(pictures, classifier)
+    return feature_reference(metrics.features(pictures, classifier), some)
+
+
+def feature_reference(
+    feats: Tensor,  # `(n, 64)`, of those pictures
+    some: int = 2000,  # features kept for precision and recall
+) -> dict:
+    "The same, from features that are there."
     return dict(**metrics.feature_moments(feats), some=feats[:some])
 
 
@@ -875,7 +890,7 @@ def score_tasks(
     def measure_one(row: str, budget: int) -> dict:
         if "reference" not in kept:
             kept["classifier"] = metrics.load_classifier()
-            pictures = mixture.draw(10_000, in_turn(10_000), seed=10**6)
+            pictures = reference_pictures(mixture)
             kept["reference"] = picture_reference(pictures, n, kept["classifier"])
         options = (kept["reference"], range(seeds), n, kept["classifier"])
         return score_row(denoiser, row, budget, *options)
