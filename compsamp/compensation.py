@@ -247,6 +247,13 @@ class ModuleObjective:
     network: str = ""  # hash of the main network's weights; found, if left empty
     error: str = "square"  # of a pixel, or 'absolute'
 
+    def __repr__(self):
+        "As cards of runs have it; the error only where it is not the usual one."
+        about = f"pairs={self.pairs!r}, points={self.points}, steps={self.steps}"
+        about += f", network={self.network!r}"
+        more = "" if self.error == "square" else f", error={self.error!r}"
+        return f"ModuleObjective({about}{more})"
+
     def __post_init__(self):
         require_one_of("error", self.error, MODULE_ERRORS)
         process, finer = self.main.process, self.pairs == "finer"
@@ -364,7 +371,7 @@ def made_for(
     count = networks.count_parameters(module)
     most = int(SHARE * networks.count_parameters(denoiser.network))
     allowed = f"at most {most:,} parameters, {SHARE:.0%} of the network's"
-    require(count <= most, "module", f"one of {count:,}", allowed)
+    require(count <= most, "parameters of the module", count, allowed)
     module.card = new_card(denoiser)
     return module.eval().to(denoiser.device)
 

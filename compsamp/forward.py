@@ -667,7 +667,7 @@ def integrate_moments(
 
 # %% ../nbs/01_forward.ipynb #f10w0001
 #| code-fold: true
-#| code-summary: "one more process, flow matching, which chapter 18 explains"
+#| code-summary: "solution of exercise 1 as a process, which chapter 18 explains"
 @check_arguments
 @dataclass(frozen=True)
 class Flow(ScalarSDE):

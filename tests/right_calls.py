@@ -621,6 +621,7 @@ call(
     denoiser=SHIPPED,
     _taken={"seed": {"vast"}},
 )
+call("compensation.made_for", denoiser=SHIPPED, module=compensation.LightUNet())
 call("compensation.price", denoiser=DENOISER, module=MODULE, batch=2, repeats=1)
 NAMED = compensation.LightUNet()
 NAMED.card = compensation.new_card(DENOISER)
@@ -1206,6 +1207,9 @@ call(
 )
 call("lab.peers.parse_row", text="dpmpp2m@karras", _named={"text": ("text", "row", "sampler")})
 call("lab.architectures.compare_architectures", out=FOLDER / "f.json", seconds=1.0, _runs=False)
+call("lab.architectures.measure_steps", out=FOLDER / "steps.json", _runs=False)
+call("lab.compensation.ModuleKind", pairs="exact")
+call("lab.compensation.LightTransformer")
 call(
     "lab.processes.compare_processes",
     out=FOLDER / "h.json",

@@ -649,8 +649,9 @@ def test_kinds_of_modules(net, tmp_path):
         answer = module(x, t)
         assert torch.allclose(read_back(x, t), answer, atol=1e-5)
     assert not torch.allclose(answer, x, atol=1e-2)
-    for word in ("exakt", "exact:error=cube", "exact:net=mlp", "exact:reading=warm", "exact:lr=1"):
-        with pytest.raises(ValueError, match="pairs|error|net|reading"):
+    wrong = {"exakt": "pairs", "exact:error=cube": "error", "exact:net=mlp": "net"}
+    for word, named in (wrong | {"exact:reading=warm": "reading", "exact:lr=1": "pairs"}).items():
+        with pytest.raises(ValueError, match=f"^{named}"):
             parse_module(word)
     with pytest.raises(ValueError, match="stretch"):
         parse_module("stretch:net=transformer")
@@ -673,6 +674,15 @@ def test_arms_on_small_pictures(tmp_path, monkeypatch):
     assert card["shape"] == [1, 14, 14]
     with pytest.raises(ValueError, match="pool = 3"):
         compensation_experiment(**settings | {"pool": 3}, out=out)
+    with pytest.raises(ValueError, match="patch = 2: 1 without arms"):
+        compensation_experiment(patch=2, out=out)
+
+
+def test_cards_made_before_the_error_could_be_chosen(tiny):
+    "The objective is written as it was, so that their runs go on."
+    usual = ModuleObjective(tiny, "exact", 5)
+    assert repr(usual).endswith(f"steps=1, network={usual.network!r})")
+    assert repr(ModuleObjective(tiny, "exact", 5, error="absolute")).endswith("error='absolute')")
 
 
 @pytest.mark.parametrize("name", ["one step", "T = 100", "one step, together"])

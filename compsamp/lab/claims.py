@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 'YARDSTICK_WORDS', 'read_claims', 'value_fits',
            'select_cells', 'spread_seeds', 'key_entry', 'best_setting', 'above_floor', 'side_values', 'pair_by_seed',
-           'at_most', 'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs',
-           'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of',
-           'known_floor', 'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger',
-           'spell_yardstick', 'yardstick_table', 'page_verdicts', 'verdict_table', 'ledger_table']
+           'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves',
+           'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'known_floor',
+           'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger', 'spell_yardstick',
+           'yardstick_table', 'page_verdicts', 'verdict_table', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -153,22 +153,10 @@ def pair_by_seed(better: dict, than: dict) -> tuple:
     return seeds, [float(pair[0]) for pair in means], [float(pair[1]) for pair in means]
 
 
-def at_most(cells: list, budgets: list) -> list:
-    "Each cell once for every budget that pays for it: one may always spend less."
-    able = []
-    for budget in budgets:
-        for cell in cells:
-            if cell["nfe"] <= budget:
-                able.append(cell | {"nfe": budget, "budget": budget, "spent": str(cell["nfe"])})
-    return able
-
-
 def both_sides(claim: dict, files: dict, excess: bool) -> tuple:
     "`{key: {seed: value}}` of each side: raw, or above the floor."
     match = claim.get("match", ["budget", "guidance"])
     ours, theirs = files[claim["file"]], files[claim.get("than_file", claim["file"])]
-    if claim.get("cost") == "at most":
-        ours = at_most(ours, sorted({cell["nfe"] for cell in select_cells(theirs, claim["than"])}))
     better = side_values(ours, claim, "better", match, excess)
     than = side_values(theirs, claim, "than", match, excess)
     return better, than
@@ -287,7 +275,10 @@ def compare_fewer(claim: dict, files: dict) -> dict:
         needed.append(least)
         spent.append(cost)
     found = measure_pairs(needed, spent, seeds)
-    return found | {"missed": missed, "measured": spell_factors(needed, spent, missed)}
+    if missed:  # a mean of the others would flatter
+        found |= {"ratio": None, "low": None, "high": None}
+    found |= {"missed": missed, "seeds": len(seeds) + missed}
+    return found | {"measured": spell_factors(needed, spent, missed)}
 
 
 def spell_factors(needed: list, spent: list, missed: int) -> str:
@@ -336,7 +327,7 @@ OWN_WORDS = {
 
 def verdict_of(claim: dict, found: dict) -> str:
     "The verdict on a claim from what was measured."
-    total = found["seeds"] + found.get("missed", 0)
+    total = found["seeds"]
     if total < LEAST_SEEDS or claim.get("unpublished", False) or claim.get("too_small", False):
         return "open"
     if "falling" in found:

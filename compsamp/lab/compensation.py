@@ -147,7 +147,7 @@ class ModuleKind:
         require_one_of("pairs", self.pairs, (*PAIRS, "stretch"))
         require_one_of("error", self.error, MODULE_ERRORS)
         require_one_of("net", self.net, NETS)
-        require_one_of("reading", self.reading, ("", *READINGS))
+        require_one_of("reading", self.reading or READINGS[0], READINGS)
         fits = self.pairs != "stretch" or (self.error, self.net) == ("square", "unet")
         require(fits, "pairs", self, "for 'stretch' no other setting than the reading")
 
@@ -177,7 +177,9 @@ def parse_module(
     return zoo.look_up(word, MODULE_WORDS, "pairs")
 
 
-@check_arguments(width=(32, 4096), blocks=(1, 64))
+@check_arguments(
+    channels=(1, 4096), side=(1, 4096), patch=(1, 64), width=(32, 4096), blocks=(1, 64)
+)
 class LightTransformer(PatchTransformer):
     "C(x, 1000 t): x plus a correction by a transformer on patches; untrained, the identity."
 
@@ -189,6 +191,8 @@ class LightTransformer(PatchTransformer):
         width: int = 32,  # numbers in a token, a multiple of 32
         blocks: int = 2,
     ):
+        require(side % patch == 0, "patch", patch, f"one that divides side = {side}")
+        require(width % 32 == 0, "width", width, "a multiple of 32")
         super().__init__(channels, side, patch, width, blocks, classes=0)
         names = ("channels", "side", "patch", "width", "blocks")
         self.config = dict(zip(names, (channels, side, patch, width, blocks), strict=True))
@@ -238,12 +242,13 @@ def pooled_reference(
     side: int,  # of the squares that are averaged
     n: int,  # pictures of a cell
     device: str = "cpu",
+    in_turn: bool = True,  # classes in turn
 ) -> tuple[dict, float]:
-    "What pooled pictures are compared with, and the distance of n real ones, classes in turn."
+    "What pooled pictures are compared with, and the distance of n real ones."
     feats, _ = pooled_features("test", 10_000, side, device)
     reference = feature_reference(feats)
     feats, labels = pooled_features("train", 10_000, side, device)
-    floor = metrics.frechet_floor(n, reference, range(20), feats, labels, balanced=True)
+    floor = metrics.frechet_floor(n, reference, range(20), feats, labels, balanced=in_turn)
     return reference, float(floor.mean())
 
 # %% ../../nbs/lab_compensation.ipynb #18cc5d59
@@ -298,8 +303,10 @@ def size_of_pictures(settings: dict) -> dict:
     "What the set-up of a results file says where pictures are not seen pixel by pixel."
     if settings["pool"] == settings["patch"] == 1:
         return {}
-    side = 28 // settings["pool"]
     about = {name: settings[name] for name in ("pool", "patch")}
+    if settings["pool"] == 1:  # the usual test split
+        return about
+    side = 28 // settings["pool"]
     return about | {"against": f"test, {side} x {side}"}
 
 
@@ -311,6 +318,7 @@ def check_compensation(settings: dict):
     require(settings["width"] % 8 == 0, "width", settings["width"], "a multiple of 8")
     for name in ("pool", "patch"):
         require(settings[name] in (1, 2), name, settings[name], "1 or 2")
+        require(settings["arms"] or settings[name] == 1, name, settings[name], "1 without arms")
     require_output(Path(settings["folder"]) / "card.json", "folder")
     for value in settings["epochs"]:
         require(0 < value < math.inf, "epochs", value, "above 0")
@@ -451,7 +459,8 @@ class ArmRun(CompensationRun):
         self.pool = settings["pool"]
         if self.pool > 1:
             self.images = pooled(self.images, self.pool)
-            self.reference, floor = pooled_reference(self.pool, settings["n"], settings["device"])
+            about = (settings["n"], settings["device"], settings["labels"])
+            self.reference, floor = pooled_reference(self.pool, *about)
             self.results.save(floor=floor)
         self.some = data.to_model(self.images[:64]).to(settings["device"])
 
@@ -529,10 +538,13 @@ class ArmRun(CompensationRun):
         for stop in (first, *self.settings["marks"]):
             if trainer.done > stop:
                 continue
-            if arm.together:
+            if arm.together and stop == first:
                 self.train_together(trainer, arm, seed, module)
             while trainer.done < stop:
                 trainer.step()
+                between = first < trainer.done < stop
+                if between and trainer.done % self.settings["save_every"] == 0:
+                    trainer.save(main)
             if trainer.done > done:
                 trainer.save(main)
             if stop == first:

@@ -163,7 +163,9 @@ def methods_of(budgets: list) -> list:  # of (method, evaluations)
     pairs = [(method, nfe) for method in ("flow", "SDE") for nfe in budgets]
     pairs += [(f"churn {c:g}", nfe) for nfe in budgets for c in (0.05, 0.2, 0.4)]
     for steps in (2, 4, 7):
-        pairs += [(f"Restart, {steps} steps", 10 + steps * K) for K in (5, 10, 20, 40)]
+        costs = {10 + steps * K for K in (5, 10, 20, 40)}
+        costs |= {nfe for nfe in budgets if nfe > 10 and (nfe - 10) % steps == 0}  # as its rivals
+        pairs += [(f"Restart, {steps} steps", nfe) for nfe in sorted(costs)]
     return [(method, nfe) for method, nfe in pairs if nfe <= max(budgets)]
 
 
