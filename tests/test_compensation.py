@@ -560,18 +560,23 @@ def test_command_refuses(capsys):
 ARM_WORDS = "--first 2 --marks 4 6 --batch 8 --nfe 2 3 --n 128 --no-amp".split()
 
 
+def estimates_of_a_step(denoiser, x0):
+    "Times and estimates of the first step of a training at 10 times, seed 0, by hand."
+    dice = StepRandom(0, 0, "cpu")
+    t = grid(VPS, 10)[(dice.uniform(len(x0)) * 10).long()]
+    psi = torch.from_numpy(column(psi_of(t.numpy()))).float()
+    sigma = torch.from_numpy(column(sigma_of(t.numpy()))).float()
+    z = psi * x0 + sigma * dice.normal(x0.shape)
+    return t, (z - sigma * denoiser.network(z, 1000 * t)) / psi
+
+
 def test_error_of_x0(tiny):
     "The loss 'x0' is the mean square of x0hat - x0, by hand."
     x0 = pictures(6)
     objective = Compensation("plain", 10, error="x0")
     got = objective(tiny.network, None, VPS, x0, None, StepRandom(0, 0, "cpu"))
-    dice = StepRandom(0, 0, "cpu")
-    t = grid(VPS, 10)[(dice.uniform(6) * 10).long()]
-    psi = torch.from_numpy(column(psi_of(t.numpy()))).float()
-    sigma = torch.from_numpy(column(sigma_of(t.numpy()))).float()
-    z = psi * x0 + sigma * dice.normal(x0.shape)
-    estimate = (z - sigma * tiny.network(z, 1000 * t)) / psi
-    assert torch.allclose(got, (estimate - x0).square().mean(), rtol=1e-3)
+    _, estimates = estimates_of_a_step(tiny, x0)
+    assert torch.allclose(got, (estimates - x0).square().mean(), rtol=1e-3)
 
 
 def test_larger_is_compensation_built_in(tiny):
@@ -620,14 +625,9 @@ def test_a_module_beside_a_network_sees_its_last_estimates(tiny):
         way(tiny.network, None, VPS, x0, None, StepRandom(0, 0, "cpu")) for way in (watched, plain)
     ]
     assert torch.equal(*losses)
-    dice = StepRandom(0, 0, "cpu")
-    t = grid(VPS, 10)[(dice.uniform(6) * 10).long()]
-    psi = torch.from_numpy(column(psi_of(t.numpy()))).float()
-    sigma = torch.from_numpy(column(sigma_of(t.numpy()))).float()
-    z = psi * x0 + sigma * dice.normal(x0.shape)
-    by_hand = (z - sigma * tiny.network(z, 1000 * t)) / psi
+    t, estimates = estimates_of_a_step(tiny, x0)
     seen, target, times = watched.seen
-    assert torch.allclose(seen, by_hand, atol=1e-3) and not seen.requires_grad
+    assert torch.allclose(seen, estimates, atol=1e-3) and not seen.requires_grad
     assert torch.equal(target, x0) and torch.equal(times, t)
     module = small_module(tiny)
     got = EstimateLoss(watched, "absolute")(module, None, VPS, None, None, None)
