@@ -2,12 +2,13 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES_FILE', 'NETWORK_KINDS', 'USUAL', 'LAYOUTS', 'read_architectures', 'PatchTransformer', 'build',
-           'train_for', 'held_out_error', 'compare_architectures', 'check_comparison', 'architecture_line',
-           'measure_steps', 'time_steps', 'step_line']
+           'one_thread', 'train_for', 'held_out_error', 'compare_architectures', 'check_comparison',
+           'architecture_line', 'measure_steps', 'time_steps', 'step_line']
 
 # %% ../../nbs/lab_architectures.ipynb #arch0004
 #| code-fold: true
 #| code-summary: "imports of the module"
+import contextlib
 import itertools
 import time
 import tomllib
@@ -91,6 +92,17 @@ def build(record: dict, process, seed: int) -> nn.Module:
     return networks.PARAMETRISATIONS[record["predicts"]](net, process)
 
 
+@contextlib.contextmanager
+def one_thread():
+    "Inside, torch computes on one core; after it, on as many as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train_for(
     seconds: float,  # of the CPU, of one core
     record: dict,  # as in `read_architectures`
@@ -157,8 +169,6 @@ def compare_architectures(
     require_output(out, "out", (".json",))
     images, labels = data.embedded() if small else data.fashion("train")
     held_images, held_labels = inpainting.heldout()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     setup = {"seconds": seconds, "batch": 128, "n": n, "nfe": 20, "row": "dpmpp2m@karras"}
     setup |= {"pictures": len(images), "labels": "in turn", "against": "test"}
     setup |= {"amp": fast_bf16(torch.device("cpu"))}
@@ -178,10 +188,8 @@ def compare_architectures(
 
     keys = itertools.product(seeds, names, rates)
     keys = [{"name": name, "lr": lr, "seed": seed} for seed, name, lr in keys]
-    try:
+    with one_thread():
         return results.fill(keys, one, architecture_line)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def check_comparison(names, known: dict, seconds: float, seeds, n: int):
@@ -215,12 +223,8 @@ def measure_steps(
     setup = {"widths": list(widths), "batches": list(batches), "rounds": rounds}
     results = Results(out, setup, f"measure_steps({Path(out).name!r})", hardware="one CPU core")
     keys = [{"width": width, "batch": batch} for width in widths for batch in batches]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return results.fill(keys, partial(time_steps, rounds=rounds), step_line)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def time_steps(width: int, batch: int, rounds: int) -> dict:

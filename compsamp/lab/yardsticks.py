@@ -505,7 +505,7 @@ def feature_reference(
     feats: Tensor,  # `(n, 64)`, of those pictures
     some: int = 2000,  # features kept for precision and recall
 ) -> dict:
-    "The same, from features that are there."
+    "What a set of pictures is compared with, from the features of that set."
     return dict(**metrics.feature_moments(feats), some=feats[:some])
 
 
