@@ -29,7 +29,7 @@ def collocation(
     x, weight = gauss_legendre(nodes)
     legendre = f64(np.polynomial.legendre.legvander(x.numpy(), nodes))
     degree = torch.arange(1, nodes, dtype=torch.float64)
-    higher = (legendre[:, 2:] - legendre[:, :-2]) / (2 * degree + 1)
+    higher = (legendre[:, 2:] - legendre[:, :-2]) / (2 * degree + 1)  # of P_n, by P_n+1, P_n-1
     integrals = torch.cat([x[:, None] + 1, higher], 1)  # of each polynomial, from -1 to x
     integrate = integrals @ torch.linalg.inv(legendre[:, :-1])
     return (x + 1) / 2, weight / 2, integrate / 2
@@ -44,7 +44,7 @@ def factor_at_nodes(
     coupling = torch.einsum("jl,nlab->njbla", integrate, slope).reshape(n, nodes * k, nodes * k)
     system = torch.eye(nodes * k, dtype=torch.float64) - coupling
     start = torch.eye(k, dtype=torch.float64).repeat(nodes, 1).expand(n, -1, -1)
-    return torch.linalg.solve(system, start).reshape(n, nodes, k, k).mT
+    return torch.linalg.solve(system, start).reshape(n, nodes, k, k).mT  # it solves for R'
 
 
 def integrating_factor(
@@ -174,6 +174,7 @@ class Conjugate(Sampler):
     def prepare(self, process, times):
         "The two matrices of z_s = a z + b eps."
         t, s = times[:-1], times[1:]
+        process.F(t)  # an error that says so where it is infinite, as for a flow at 1
         B = self.damping(process, t)
         check_step_lengths(B, t - s, self.lam)
         a, Theta = conjugate_step(*self.terms(process), B, t, s)
@@ -195,6 +196,7 @@ class GDDIM(Sampler):
     def prepare(self, process, times):
         "The two matrices of z_s = a z + b eps."
         t, s = times[:-1], times[1:]
+        process.F(t)  # an error that says so where it is infinite, as for a flow at 1
 
         def X(u):
             _, C = process.marginal(u.flatten())

@@ -4,18 +4,18 @@
 __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TABLE_SCHEDULERS', 'EDM_SCHEDULERS',
            'FLOW_SCHEDULERS', 'FOREIGN_SETTINGS', 'NETWORK_PARTS', 'GRID_KINDS', 'ENOUGH_NOISE', 'FLOW_SETTINGS',
            'SCHEDULER_LIMITS', 'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore',
-           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'map_tensors', 'append_empty', 'count_conditions',
-           'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry', 'nearly_whole',
-           'table_levels', 'check_prediction', 'clean_picture', 'Convention', 'EDMConvention', 'FlowConvention',
-           'scheduler_family', 'guessed_class', 'class_of_settings', 'table_convention', 'edm_convention',
-           'scheduler_convention', 'read_config', 'read_part', 'find_parts', 'parts_of_folder', 'PackedTransformer',
-           'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers', 'called_network',
-           'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up', 'forget_memory',
-           'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk', 'TorchNoise', 'widened',
-           'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation', 'WalkPlanner', 'check_sent',
-           'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class', 'check_network',
-           'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers', 'export_pretrained',
-           'import_pretrained']
+           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'flow_process', 'map_tensors', 'append_empty',
+           'count_conditions', 'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry',
+           'nearly_whole', 'table_levels', 'check_prediction', 'clean_picture', 'Convention', 'EDMConvention',
+           'FlowConvention', 'scheduler_family', 'guessed_class', 'class_of_settings', 'table_convention',
+           'edm_convention', 'scheduler_convention', 'read_config', 'read_part', 'find_parts', 'parts_of_folder',
+           'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers',
+           'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
+           'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
+           'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
+           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class',
+           'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
+           'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -27,7 +27,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -53,7 +53,7 @@ from compsamp.core import (
     seems_finite,
     write_json,
 )
-from .flow import Flow, PredictFlow
+from .flow import Flow, FlowDenoiser, PredictFlow
 from .forward import EDM, BetaSDE, LinearSDE, NoisePredictor, discrete_times
 from compsamp.networks import (
     PARAMETRISATIONS,
@@ -164,7 +164,20 @@ PREDICTS = dict(
 )
 
 # %% ../nbs/16_interop.ipynb #flow0000
-FLOW_START = 1 - 1e-7  # a flow's first time: at 1 itself the reverse SDE is infinite
+FLOW_START = 0.999  # where a flow begins for what reads F, G or rho, which are infinite at 1
+
+
+def flow_process(
+    sampler: Sampler | None = None,  # None: any, on any grid
+) -> Flow:
+    "A flow from t = 1 itself, or from `FLOW_START` where a sampler cannot begin at 1."
+    if sampler is None:
+        return Flow(T=FLOW_START)
+    try:
+        sampler.prepare(Flow(), f64([1.0, 0.7, 0.4, 0.1]))
+    except ValueError:
+        return Flow(T=FLOW_START)
+    return Flow()
 
 # %% ../nbs/16_interop.ipynb #ff67908e
 #| code-fold: true
@@ -269,6 +282,7 @@ class ForeignNetwork(nn.Module):
         labels: Tensor | None,  # `(B,)`
         n: int,  # samples
         dtype,  # of the network
+        device,  # of the state
     ) -> dict:
         "The conditions of n samples."
         if not self.classes:
@@ -279,7 +293,7 @@ class ForeignNetwork(nn.Module):
         rows = torch.full((n,), self.classes) if labels is None else labels
 
         def pick(value):
-            chosen = value[rows.to(value.device)]
+            chosen = value[rows.to(value.device)].to(device)
             return chosen.to(dtype) if chosen.is_floating_point() else chosen
 
         return map_tensors(pick, self.conditions)
@@ -289,11 +303,13 @@ class ForeignNetwork(nn.Module):
         weight = next((p for p in self.parameters() if p.numel()), z)
         time = self.time(t / 1000)
         time = time.round().long() if self.integer_time else time.to(torch.float32)
-        condition = self.condition(labels, len(z), weight.dtype)
+        condition = self.condition(labels, len(z), weight.dtype, z.device)
         try:
             answer = self.net(z.to(weight.dtype), time.to(z.device), **condition)
         except Exception as error:
             asked = f"asked with a state {tuple(z.shape)}, the time {time[:1].tolist()}"
+            if isinstance(error, (IndexError, RuntimeError)) and not self.integer_time:
+                asked += " (whole numbers: integer_time=True)"
             error.add_note(f"{type(self.net).__name__} was {asked} and {sorted(condition)}")
             raise
         if not isinstance(answer, Tensor):
@@ -311,9 +327,10 @@ class ForeignNetwork(nn.Module):
 def wrap(
     net: Callable,  # what `ForeignNetwork` takes
     process: LinearSDE,  # k = 1
-    predicts: str = "eps",  # a key of `PREDICTS`: eps, x0, v, score, D, edm, edm_v, flow
+    predicts: str = "eps",  # eps, x0, v, score, flow; D: D(x, sigma); edm, edm_v: bare F inside it
     shape: tuple | None = None,  # of one picture, `(C, H, W)`
-    time: Callable | None = None,  # what it is told at process times, `(B,)` to `(B,)`
+    time: Callable
+    | None = None,  # of process times, `(B,)`; None: a `Table`'s entry, else the same
     conditions: dict | None = None,  # keyword: tensor `(n, ...)`; label j asks for row j
     empty: dict | None = None,  # keyword: tensor without n
     clip: bool = False,  # clip x0 to [-1, 1]
@@ -325,8 +342,13 @@ def wrap(
     "Somebody else's network or function as our `Denoiser`."
     require_one_of("predicts", predicts, PREDICTS)
     require(process.k == 1, "process", process, "one with k = 1")
-    time = time or same_time
+    if time is None:
+        levels = getattr(process, "levels", ())
+        by_entry = levels and predicts not in ("D", "edm", "edm_v")  # these are told the noise
+        time = partial(table_entry, len(levels)) if by_entry else same_time
     foreign = ForeignNetwork(net, time, conditions, empty, name, integer_time, learned_variance)
+    if predicts == "flow" and isinstance(process, Flow):  # x0 without a division by psi
+        return FlowDenoiser(foreign, process, shape, clip=clip)
     return Denoiser(PREDICTS[predicts](foreign, process, **settings), process, shape, clip=clip)
 
 
@@ -513,6 +535,10 @@ class Convention:
         top = float(self.process.rho(self.process.T))
         return self.process.time(f64(sigmas).clamp(max=top))
 
+    def ratio_of(self, t) -> Tensor:
+        "What schedulers call the sigmas of process times."
+        return self.process.rho(f64(t))
+
     def model_input(self, z: Tensor, t) -> Tensor:
         "What the network is shown: the state."
         return z
@@ -568,6 +594,10 @@ class FlowConvention(Convention):
     def time_of_ratio(self, sigmas) -> Tensor:
         "sigma is t."
         return f64(sigmas).clamp(max=self.process.T)
+
+    def ratio_of(self, t) -> Tensor:
+        "t is sigma."
+        return f64(t)
 
 # %% ../nbs/16_interop.ipynb #3b9885f3
 #| code-fold: true
@@ -692,7 +722,7 @@ def scheduler_convention(
     name = next((n for n in names if n in known), names[0])
     family = scheduler_family(name, config)
     if family == "flow":
-        return FlowConvention(Flow(T=FLOW_START), entries=config.get("num_train_timesteps", 1000))
+        return FlowConvention(flow_process(), entries=config.get("num_train_timesteps", 1000))
     if family == "edm":
         return edm_convention(config)
     return table_convention(scheduler.alphas_cumprod, config)
@@ -884,7 +914,7 @@ class ForeignDenoiser(Denoiser):
         return x.clamp(-1, 1) if self.clip else x
 
 
-@check_arguments(shape=(1, 100_000))
+@check_arguments(shape=(1, 100_000), flow_start=(0.01, 1.0))
 def from_diffusers(
     source,  # a UNet or transformer of diffusers, a pipeline, or a folder with either
     scheduler=None,  # of its training, or its folder; None: the pipeline's or the folder's
@@ -892,6 +922,7 @@ def from_diffusers(
     empty: dict | None = None,  # the same without n: the empty prompt, no class
     shape: tuple | None = None,  # of one picture or latent; None: what the config says
     clip: bool | None = None,  # clip x0; None: what the scheduler's config says
+    flow_start: float = FLOW_START,  # a flow's first time; 1, as stock, for steps from x0 alone
 ) -> Denoiser:
     "A diffusers model as our `Denoiser`, on the process that its scheduler describes."
     network, scheduler = find_parts(source, scheduler)
@@ -900,6 +931,7 @@ def from_diffusers(
     shape, learned = model_shape(network, shape)
     conditions, empty = class_conditions(network, conditions, empty)
     predicts, process = convention.predicts, convention.process
+    process = Flow(T=flow_start) if isinstance(process, Flow) else process
     foreign = called_network(network, convention, conditions, empty, learned)
     edm = isinstance(convention, EDMConvention)
     settings = dict(sigma_data=convention.sigma_data) if edm else {}
@@ -950,10 +982,12 @@ def read_clipping(
 def scheduler_grid(
     scheduler,  # of diffusers
     n: int,  # num_inference_steps
+    process: LinearSDE | None = None,  # to be walked; None: the one that the scheduler describes
     **settings,  # of its set_timesteps: mu, sigmas
 ):
     "The falling times a scheduler would walk, and whether it ends without noise (`denoise`)."
     convention, s = scheduler_convention(scheduler), copy.deepcopy(scheduler)
+    convention = convention if process is None else replace(convention, process=process)
     s.set_timesteps(n, **settings)
     asked = s.timesteps.tolist()
     once = (getattr(s, "order", 1) or 1) == 1 and len(set(asked)) == len(asked)
@@ -1241,10 +1275,15 @@ class WalkPlanner:
         require(isinstance(config.sampler, str), "sampler", config.sampler, allowed, TypeError)
         kinds = (None, *GRID_KINDS)
         require(config.kind in kinds, "kind", config.kind, f"one of {kinds}")
-        self.sampler, self.convention = parse_sampler(config.sampler), self.read_convention()
+        alone = not set("@/~^") & set(config.sampler)
+        allowed = "the sampler alone: a grid goes into kind, low and high, Restart into restart"
+        require(alone, "sampler", config.sampler, allowed)
+        self.sampler = parse_sampler(config.sampler)
+        allowed = "one without momentum (k = 1): a splitting needs a network trained with it"
+        require(self.sampler.k in (None, 1), "sampler", config.sampler, allowed)
+        self.convention = self.read_convention()
         self.process = self.convention.process
         require(self.process.k == 1, "process", config.process, "one with k = 1")
-        require(self.sampler.k in (None, 1), "sampler", config.sampler, "one for k = 1")
         texts = [config.restart] if isinstance(config.restart, str) else config.restart or ()
         allowed = "a list of 'LOW,HIGH,POINTS,K', as for compsamp_sample"
         for text in texts:
@@ -1260,8 +1299,8 @@ class WalkPlanner:
     def check_ends(self, config):
         "ValueError unless `low` and `high`, where given, can be the ends of the grid."
         ends = [ratio for ratio in (config.low, config.high) if ratio is not None]
-        unbound = isinstance(self.convention, FlowConvention) or config.kind == "trailing"
-        allowed = "None: a flow's grid, and the trailing one, have their own ends"
+        allowed = "None: the trailing grid has its own ends"
+        unbound = config.kind == "trailing"
         require(not (ends and unbound), "low, high", (config.low, config.high), allowed)
         least, most = (float(self.process.rho(t)) for t in (self.process.eps, self.process.T))
         allowed = f"from {least:.4g} to {most:.4g}, the noise-to-signal ratios of this process"
@@ -1273,7 +1312,9 @@ class WalkPlanner:
         config = dict(self.config)
         family = scheduler_family("SamplerScheduler", config)
         if family == "flow":
-            return FlowConvention(Flow(T=FLOW_START), entries=config["num_train_timesteps"])
+            own_grid = config["kind"] is None and config["low"] is None and config["high"] is None
+            process = flow_process(self.sampler if own_grid else None)
+            return FlowConvention(process, entries=config["num_train_timesteps"])
         if family == "edm":
             return edm_convention(config)
         if config["process"]:
@@ -1324,7 +1365,7 @@ class WalkPlanner:
         if has_ends and n is not None:
             row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
             return row.route(process, points=n)
-        if isinstance(convention, FlowConvention):
+        if isinstance(convention, FlowConvention) and (config.kind is None or n is None):
             return flow_times(process, n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
         if sigmas is not None:
             levels = f64(sigmas, "sigmas")
@@ -1371,7 +1412,8 @@ class WalkPlanner:
             walk.answer(zero)
         told = self.convention.told([e.t for e in self.plan])
         self.timesteps = told.to(torch.float32).to(place)
-        self.sigmas = torch.cat([self.process.rho(f64([e.t for e in self.plan])), f64([0.0])])
+        levels = self.convention.ratio_of([e.t for e in self.plan])
+        self.sigmas = torch.cat([levels, f64([0.0])])
         self.sigmas = self.sigmas.to(torch.float32)
         self.forget_walk(len(times))
 
@@ -1549,7 +1591,10 @@ class WalkSteps(WalkPlanner):
             self.walk.replace(widened(sample))
         want = float(self.convention.told(self.walk.t))
         near = abs(float(timestep) - want) < self.convention.tolerance
-        allowed = f"{want:.6g}, the next of `timesteps`; to begin anew call set_timesteps again"
+        allowed = (
+            f"{want:.6g}, the next of `timesteps`, as set_timesteps gave it, not rounded (whole"
+        )
+        allowed += " ones: kind='trailing'); to begin anew call set_timesteps again"
         require(near, "timestep", float(timestep), allowed)
         return self.walk
 
@@ -1654,8 +1699,8 @@ def scheduler_class():
         @classmethod
         def from_config(cls, config=None, return_unused_kwargs=False, **kwargs):
             "From the configuration of any scheduler we can stand in for; others are refused."
-            allowed = "a configuration: for a folder there is from_pretrained"
-            require(isinstance(config, dict), "config", config, allowed, TypeError)
+            allowed = "scheduler.config, not the scheduler; for a folder there is from_pretrained"
+            require(isinstance(config, dict), "config", type(config).__name__, allowed, TypeError)
             for name in () if return_unused_kwargs else kwargs:
                 require_one_of("setting", name, sorted(cls._get_init_keys(cls)))
             return super().from_config(own_config(config), return_unused_kwargs, **kwargs)

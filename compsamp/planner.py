@@ -11,7 +11,7 @@ __all__ = ['RESTART_LEVELS', 'MAIN_SHARES', 'REPEATS', 'spectrum', 'gaussian_gai
 import itertools
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -225,7 +225,7 @@ class RestartPlan:
     intervals: tuple  # of `RestartInterval`; empty where Restart is not forecast to help
     nfe: int  # what it costs
     error: float  # forecast
-    table: list  # candidates, best first: (error, points, interval or None)
+    table: list = field(repr=False)  # candidates, best first: (error, points, interval or None)
     kind: str  # of all grids
 
     @check_arguments
@@ -234,11 +234,20 @@ class RestartPlan:
         interval = self.intervals[0] if self.intervals else None
         return as_route(process, planned_route(process, self.points, interval, self.kind))
 
+    @check_arguments
+    def texts(self, process: LinearSDE) -> list:
+        "The intervals as a row or a `SamplerScheduler` takes them: 'LOW,HIGH,POINTS,K'."
+        words = []
+        for one in self.intervals:
+            low, high = process.rho([one.t_min, one.t_max]).tolist()
+            words.append(f"{low:.6g},{high:.6g},{one.points},{one.repeats}")
+        return words
+
 
 def restart_candidates(
     sampler: Sampler,
     process: LinearSDE,
-    budget: int,  # network evaluations
+    budget: int,  # calls of the network
     most_points: int,  # of the main grid without Restart
     levels,  # pairs of noise-to-signal ratios
     sizes,  # numbers of points inside
@@ -322,7 +331,7 @@ def rank_candidates(
 @torch.no_grad()
 def plan_restart(
     denoiser: NoisePredictor,
-    budget: int,  # network evaluations per picture
+    budget: int,  # network evaluations per picture; under guidance two a call
     sampler: Sampler | None = None,  # None: Heun's method
     pictures: Tensor | None = None,  # `(n, C, H, W)` or `(n, d)`; None: draw `batch` of them now
     shape: tuple | None = None,  # of one picture, default the denoiser's
@@ -337,9 +346,10 @@ def plan_restart(
     "Restart for a budget, by the least forecast error; ValueError for a budget below six points."
     process = denoiser.process
     sampler = sampler or (EDMHeun() if process.k == 1 else Heun())
-    most_points = points_for_budget(sampler, budget)
+    evals = getattr(denoiser, "evals", 1)
+    most_points = points_for_budget(sampler, budget, evals)
     require(0 < error < 1, "error", error, "in (0, 1)")
-    least = f"at least {nfe(sampler, 6)}: six points of {type(sampler).__name__}"
+    least = f"at least {nfe(sampler, 6, evals)}: six points of {type(sampler).__name__}"
     require(most_points >= 6, "budget", budget, f"{least} and the final evaluation")
     if pictures is None:
         times = grid(process, most_points, kind)
@@ -347,9 +357,10 @@ def plan_restart(
     few = pictures[:batch].float() if pictures.dim() > 2 else pictures
     variances = spectrum(pictures)
     forecast = RestartForecast(sampler, denoiser, few, variances, error, kind, seed)
-    candidates = restart_candidates(sampler, process, budget, most_points, levels, sizes, kind)
+    calls = budget // evals
+    candidates = restart_candidates(sampler, process, calls, most_points, levels, sizes, kind)
     table = rank_candidates([(most_points, None), *candidates], forecast)
-    return plan_from_table(sampler, process, table, kind)
+    return plan_from_table(sampler, process, table, kind, evals)
 
 
 def plan_from_table(
@@ -357,9 +368,10 @@ def plan_from_table(
     process: LinearSDE,
     table: list,  # of (error, main points, interval or None), best first
     kind: str,  # of all grids
+    evals: int = 1,  # evaluations per call: 2 under guidance
 ) -> RestartPlan:
     "The first row as a plan."
     error, points, interval = table[0]
     route = as_route(process, planned_route(process, points, interval, kind))
     intervals = () if interval is None else (interval,)
-    return RestartPlan(points, intervals, nfe(sampler, route), error, table, kind)
+    return RestartPlan(points, intervals, nfe(sampler, route, evals), error, table, kind)

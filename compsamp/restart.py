@@ -102,7 +102,7 @@ def warn_if_snapped_far(process: LinearSDE, interval: RestartInterval, start: fl
     if abs(found / asked - 1) > SNAP_WARNS_ABOVE:
         message = (
             f"restart asked for at a noise-to-signal ratio of {asked:.3g} begins at {found:.3g}, "
-            "the nearest point of the main grid: use more points, or that ratio"
+            f"the nearest point of the main grid: use more points, or ask for {found:.3g}"
         )
         warnings.warn(message, stacklevel=4)  # where `restart` is called
 

@@ -470,7 +470,10 @@ def check_samplers(sampler: Sampler, process: LinearSDE, route: Route) -> bool:
         walks = not isinstance(one, type) and hasattr(one, "prepare") and hasattr(one, "step")
         require(walks, "sampler", one, "a Sampler, such as DDIM()", TypeError)
         name = type(one).__name__
-        require(one.k in (None, process.k), "process", process, f"k = {one.k} for {name}")
+        allowed = f"k = {one.k} for {name}"
+        if one.k == 2:
+            allowed += ", which needs a network trained with momentum, such as a PSLD's"
+        require(one.k in (None, process.k), "process", process, allowed)
     return any(one.draws for one in used) or bool(route.detours) and route.s_noise > 0
 
 

@@ -963,6 +963,7 @@ if importlib.util.find_spec("diffusers"):
         clip=False,
     )
     call("interop.scheduler_grid", scheduler=STOCK, n=5)
+    call("interop.flow_process")
     call("interop.scheduler_convention", scheduler=STOCK)
     call("interop.SamplerScheduler")
     OURS = interop.SamplerScheduler()

@@ -24,6 +24,7 @@ from compsamp.interop import (
     export_pretrained,
     from_diffusers,
     import_pretrained,
+    same_time,
     scheduler_grid,
     table_entry,
     wrap,
@@ -258,13 +259,24 @@ def test_every_kind_of_function(process, kind):
             return f(x, process.time(s.double()))
     else:
         g = f
-    d = wrap(g, process, kind, shape=(2,))
+    d = wrap(g, process, kind, shape=(2,), time=same_time)
     t = process.time([0.3, 1.0, 3.0, 0.1])
     z = process.perturb(torch.randn(4, 2).double(), t, torch.randn(4, 2).double())
     assert float((d.eps(z, t) - exact.eps(z, t)).abs().max()) < 2e-6 and d.nfe == 1
     assert float((d.x0(z, float(t[1])) - exact.x0(z, float(t[1]))).abs().max()) < 2e-5
     x = sample(parse_sampler("ddim"), d, 5, n=3, denoise=True)
     assert x.nfe == 5 and x.x.shape == (3, 2)
+
+
+def test_a_table_tells_its_entries():
+    "By its number, as the network was trained; the noise itself where that is what it takes."
+    seen = []
+    table = Table(tuple(TABLES["linear"].cumprod(0).tolist()))
+    for kind in ("eps", "D"):
+        d = wrap(lambda z, t: seen.append(t) or z, table, kind)
+        d.eps(torch.zeros(2, 3), 0.25)
+    entry, ratio = (float(times[0]) for times in seen)
+    assert entry == 249 and ratio == pytest.approx(float(table.rho(0.25)), rel=1e-5)
 
 
 def test_time_of_ones_own():
@@ -912,9 +924,9 @@ def test_a_flow_transformer(diffusers):  # noqa: PLR0914
     words, wide = torch.randn(2, 5, 8), torch.randn(2, 8)
     given = dict(encoder_hidden_states=words, pooled_projections=wide)
     none = dict(encoder_hidden_states=torch.zeros(5, 8), pooled_projections=torch.zeros(8))
-    d = from_diffusers(net, s, given, none)
-    assert d.shape == (4, 8, 8) and isinstance(d.process, Flow)
-    times, denoise = scheduler_grid(s, 7)
+    d = from_diffusers(net, s, given, none, flow_start=1.0)
+    assert d.shape == (4, 8, 8) and d.process == Flow()
+    times, denoise = scheduler_grid(s, 7, d.process)
 
     def ask(x, t):
         return net(x, timestep=t.expand(2), return_dict=False, **given)[0]
@@ -942,7 +954,7 @@ def test_a_packed_transformer(diffusers):
     given = dict(encoder_hidden_states=words, pooled_projections=wide, guidance=torch.tensor([3.5]))
     with pytest.raises(ValueError, match="sample_size"):
         from_diffusers(net, s, given)
-    d = from_diffusers(net, s, given, shape=(4, 8, 8)).bind(labels=[0, 0])
+    d = from_diffusers(net, s, given, shape=(4, 8, 8), flow_start=1.0).bind(labels=[0, 0])
     ids = torch.tensor([[0, i, j] for i in range(4) for j in range(4)]).float()
     pack = diffusers.FluxPipeline._pack_latents
 
@@ -962,7 +974,7 @@ def test_a_packed_transformer(diffusers):
     x = pack(WIDE, 2, 4, 8, 8)
     for t in stock.timesteps:
         x = stock.step(ask(x, t), t, x).prev_sample
-    times, _ = scheduler_grid(s, 5, mu=0.6)
+    times, _ = scheduler_grid(s, 5, d.process, mu=0.6)
     got = last(states(parse_sampler("ddim"), d, times, WIDE.double()))
     assert close(pack(got, 2, 4, 8, 8).float(), x)
 

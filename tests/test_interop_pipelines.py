@@ -70,7 +70,9 @@ def on_the_grid_of(stock, ours):
     def main_times(n, timesteps, sigmas, mu):
         if sigmas is not None or timesteps is not None:
             return own(n, timesteps, sigmas, mu)
-        return scheduler_grid(stock, n, **({} if mu is None else dict(mu=mu)))[0]
+        settings = {} if mu is None else dict(mu=mu)
+        flows = isinstance(ours.convention, interop.FlowConvention)
+        return scheduler_grid(stock, n, ours.process if flows else None, **settings)[0]
 
     ours.main_times = main_times
     return ours

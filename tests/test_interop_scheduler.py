@@ -576,7 +576,29 @@ def test_the_ends_of_a_grid(diffusers):
         with pytest.raises(ValueError, match="low, high.*noise-to-signal"):
             make(dict(low=low))
     with pytest.raises(ValueError, match="low, high.*own ends"):
-        make(dict(family="flow", low=0.03))
+        make(dict(kind="trailing", low=0.03))
+    flow = make(dict(family="flow", low=0.03, high=80.0))
+    flow.set_timesteps(10)
+    ends = flow.process.rho(flow.sigmas[[0, -2]].double())  # a flow's sigmas are its times
+    assert ends.tolist() == pytest.approx([80.0, 0.03], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sampler, words",
+    [
+        ("dpmpp2m:stochastic=.5@karras,low=.03", "a grid goes into kind, low and high"),
+        ("edm/0.06,0.3,3,2", "Restart into restart"),
+        ("roba:lam_s=4", "without momentum"),
+    ],
+)
+def test_what_is_no_sampler_alone_is_told_where_it_goes(diffusers, sampler, words):
+    with pytest.raises(ValueError, match=words):
+        make(dict(sampler=sampler))
+
+
+def test_the_scheduler_itself_is_no_configuration(diffusers):
+    with pytest.raises(TypeError, match="config = 'DDIMScheduler': scheduler.config"):
+        interop.SamplerScheduler.from_config(diffusers.DDIMScheduler())
 
 
 def test_settings_that_nobody_knows_are_refused(diffusers):

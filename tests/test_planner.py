@@ -124,6 +124,24 @@ def test_every_candidate_keeps_the_budget():
         assert nfe(EDMHeun(), restart(VP(), points, [interval] if interval else [])) <= 41
 
 
+@pytest.mark.filterwarnings("ignore:restart asked for")
+def test_a_plan_under_guidance_pays_twice_a_call():
+    levels = {"levels": ((0.06, 0.3), (0.4, 3.0)), "sizes": (3,), "pictures": DATA.sample(400)}
+    denoiser = DATA.denoiser(VP())
+    plain = plan_restart(denoiser, 41, **levels)
+    denoiser.evals = 2  # as a guided one
+    guided = plan_restart(denoiser, 82, **levels)
+    assert (guided.points, guided.intervals) == (plain.points, plain.intervals)
+    assert guided.nfe == 2 * plain.nfe == nfe(EDMHeun(), guided.route(VP()), 2)
+
+
+def test_a_plan_in_the_words_of_a_row():
+    interval = RestartInterval.from_sigma(EDM(), 0.06, 0.3, 3, 2)
+    plan = RestartPlan(20, (interval,), 47, 0.1, [], "karras")
+    assert plan.texts(EDM()) == ["0.06,0.3,3,2"]
+    assert "table" not in repr(plan)
+
+
 def test_a_plan_draws_its_own_batch_and_says_nothing(recwarn):
     settings = {"shape": (3,), "seed": 3, "batch": 32, "levels": ((0.06, 0.3),), "sizes": (3,)}
     plan = plan_restart(DATA.denoiser(EDM()), 35, **settings)

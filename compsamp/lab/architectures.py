@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES_FILE', 'NETWORK_KINDS', 'USUAL', 'LAYOUTS', 'read_architectures', 'PatchTransformer', 'build',
            'one_thread', 'train_for', 'held_out_error', 'compare_architectures', 'check_comparison',
-           'architecture_line', 'measure_steps', 'time_steps', 'step_line']
+           'architecture_line', 'measure_steps', 'time_steps', 'step_line', 'AveragedRun', 'past_weight',
+           'compare_averages', 'average_line']
 
 # %% ../../nbs/lab_architectures.ipynb #arch0004
 #| code-fold: true
@@ -12,7 +13,7 @@ import contextlib
 import itertools
 import time
 import tomllib
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +25,7 @@ from ..core import LARGEST_INT, check_arguments, require, require_one_of
 from ..experiment import Results, generate_and_score, require_output, require_within
 from ..forward import VP
 from .train import SETTINGS, make_network
-from ..training import Epsilon, StepRandom, Trainer, fast_bf16
+from ..training import Epsilon, StepRandom, Trainer, ema_decay, fast_bf16
 
 # %% ../../nbs/lab_architectures.ipynb #arch0007
 ARCHITECTURES_FILE = Path(networks.__file__).parent / "results" / "architectures.toml"
@@ -249,3 +250,90 @@ def step_line(cell: dict) -> str:
     "One finished cell, for the terminal."
     times = ", ".join(f"{name} {cell[name]:.2f}" for name in cell if "," in name)
     return f"width {cell['width']}, {cell['batch']} pictures: {times} ms a picture"
+
+# %% ../../nbs/lab_architectures.ipynb #archema2
+#| code-fold: true
+#| code-summary: "AveragedRun, compare_averages: means of the weights, long and short"
+class AveragedRun:
+    "A run of the small network that keeps means of its weights with several half-lives."
+
+    def __init__(self, images: Tensor, labels: Tensor, half_lives, **recipe):
+        net = make_network(USUAL | {"seed": recipe["seed"]}, VP(), channels=1, classes=10)
+        recipe |= {"ema": 0.0, "objective": zoo.parse_objective(USUAL["objective"])}
+        self.trainer = Trainer(net, VP(), images, labels, **recipe)
+        weights = [weight.detach() for weight in self.trainer.params]
+        self.means = {half_life: [w.clone() for w in weights] for half_life in half_lives}
+
+    def train_until(self, step: int):
+        "Train on to this step, every mean following."
+        while self.trainer.done < step:
+            number = self.trainer.done
+            self.trainer.step()
+            for half_life, mean in self.means.items():
+                past = ema_decay(number, past_weight(half_life))
+                with torch.no_grad():
+                    torch._foreach_lerp_(mean, self.trainer.params, 1 - past)
+        self.trainer.collect_losses()
+
+    @torch.no_grad()
+    def denoiser(self, half_life: float) -> networks.Denoiser:
+        "The network with the mean of this half-life as its weights."
+        for weight, mean in zip(self.trainer.means, self.means[half_life]):
+            weight.copy_(mean)
+        return self.trainer.denoiser()
+
+
+def past_weight(half_life: float) -> float:
+    "What a mean's past weighs in a step, when it halves in `half_life` steps (0: no past)."
+    return 0.5 ** (1 / half_life) if half_life else 0.0
+
+
+@check_arguments(
+    half_lives=(0, 1e6), marks=(1, LARGEST_INT), seeds=(0, LARGEST_INT), n=(2, LARGEST_INT)
+)
+def compare_averages(
+    out: str | Path,  # the file of results; a seed that was cut off is trained again
+    half_lives: tuple = (0, 10, 30, 100, 300),  # of the means, in steps; 0: the last weights
+    marks: tuple = (500, 1000),  # steps at which is measured; the run ends at the last
+    seeds: tuple = (0, 1, 2),  # of training
+    batch: int = 64,  # pictures per step
+    n: int = 500,  # pictures drawn
+    small: bool = False,  # the 5,000 pictures of the package instead of the 60,000
+) -> Results:
+    "One run a seed, with means of its weights over more and fewer steps: what each has learned."
+    require(list(marks) == sorted(set(marks)), "marks", marks, "steps that rise")
+    require_within({"seeds": list(seeds), "n": n}, "seeds", "n")
+    require_output(out, "out", (".json",))
+    images, labels = data.embedded() if small else data.fashion("train")
+    amp = fast_bf16(torch.device("cpu"))
+    recipe = {"steps": marks[-1], "batch": batch, "lr": 2e-3, "warmup": min(50, marks[-1] // 4)}
+    setup = recipe | {"n": n, "nfe": 20, "row": "dpmpp2m@karras", "amp": amp}
+    setup |= {"pictures": len(images), "labels": "in turn", "against": "test"}
+    command = f"compare_averages({Path(out).name!r}, half_lives={tuple(half_lives)}"
+    command += f", marks={tuple(marks)}, seeds={tuple(seeds)}, batch={batch}, n={n})"
+    results = Results(out, setup, command, hardware="one CPU core")
+    classifier, reference = metrics.load_classifier("cpu"), metrics.reference("test")
+    held_out = inpainting.heldout()
+
+    @lru_cache(maxsize=1)
+    def run_of(seed: int) -> AveragedRun:
+        return AveragedRun(images, labels, half_lives, **recipe, seed=seed, amp=amp)
+
+    def one(seed: int, step: int, half_life: float) -> dict:
+        run = run_of(seed)
+        run.train_until(step)
+        denoiser = run.denoiser(half_life)
+        cell = {"error": held_out_error(denoiser, *held_out)}
+        drawing = (setup["row"], setup["nfe"], n, 10 + seed, reference, classifier)
+        return cell | generate_and_score(denoiser.bind(amp=amp), *drawing)
+
+    keys = itertools.product(seeds, marks, half_lives)
+    keys = [{"seed": seed, "step": step, "half_life": half} for seed, step, half in keys]
+    with one_thread():
+        return results.fill(keys, one, average_line)
+
+
+def average_line(cell: dict) -> str:
+    "One finished cell, for the terminal."
+    what = f"seed {cell['seed']}, step {cell['step']}, half-life {cell['half_life']:g}"
+    return f"{what}: error {cell['error']:.4f}, distance {cell['frechet']:.2f}"

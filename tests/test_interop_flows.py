@@ -1,0 +1,100 @@
+"Every sampler on a flow network whose answer is known, through each of the three doors."
+
+import pytest
+import torch
+from torch import nn
+
+from compsamp import interop
+from compsamp.experiment import generate
+from compsamp.flow import Flow, FlowDenoiser
+from compsamp.interop import FLOW_START, from_diffusers, wrap
+from compsamp.sampling import grid, sample, states
+from compsamp.zoo import SAMPLERS, parse_sampler
+
+MEAN, SPREAD = 0.5, 0.3  # of the data, pixel by pixel
+NAMES = [name for name in SAMPLERS if parse_sampler(name).k in (None, 1)]
+STEPS_FROM_X0 = ("ddim", "ddpm", "pndm", "deis2", "dpmpp2m", "dpm3", "edm", "flowheun")
+
+
+class KnownFlow(nn.Module):
+    "The velocity of normal data, in the convention of Stable Diffusion 3: told 1000 t."
+
+    config = {"in_channels": 1, "sample_size": 8}
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))  # so that it has a device and a dtype
+
+    def forward(self, z, timestep):
+        t = timestep.to(z).view(-1, 1, 1, 1) / 1000
+        variance = (1 - t) ** 2 * SPREAD**2 + t**2
+        x0 = MEAN + (1 - t) * SPREAD**2 / variance * (z - (1 - t) * MEAN)
+        return ((z - x0) / t,)
+
+
+def assert_like_the_data(x, off=0.12):
+    "Pictures of the right mean and of nearly the right spread; what went wrong had 1.2 and more."
+    assert abs(float(x.mean()) - MEAN) < 0.02
+    assert abs(float(x.std()) - SPREAD) < off
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("grid_words", ["uniform", "karras", "karras,low=.03,high=80"])
+def test_in_by_from_diffusers(diffusers, name, grid_words):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    denoiser = from_diffusers(KnownFlow(), scheduler)
+    assert_like_the_data(generate(denoiser, f"{name}@{grid_words}", nfe=43, n=64, seed=0).x)
+
+
+@pytest.mark.parametrize("restarts", [[], ["0.2,1,3,2"]])
+@pytest.mark.parametrize("name", NAMES)
+def test_out_in_a_loop_of_diffusers(diffusers, name, restarts):
+    settings = {"family": "flow", "shift": 3.0, "restart": restarts, "seed": 0}
+    scheduler = interop.SamplerScheduler(sampler=name, **settings)
+    scheduler.set_timesteps(40)
+    exact = name in STEPS_FROM_X0
+    assert scheduler.process == (Flow() if exact else Flow(T=FLOW_START))
+    assert float(scheduler.timesteps[0]) == (1000 if exact else 999)
+    network = KnownFlow()
+    z = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        z = scheduler.step(network(z, t)[0], t, z).prev_sample
+    assert_like_the_data(z)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "quadratic", "karras"])
+def test_a_grid_that_is_named_is_walked(diffusers, kind):
+    scheduler = interop.SamplerScheduler(sampler="dpmpp2m", family="flow", shift=3.0, kind=kind)
+    scheduler.set_timesteps(12)
+    process = Flow(T=FLOW_START)
+    assert (scheduler.sigmas[:-1].double() - grid(process, 12, kind)).abs().max() < 1e-6
+
+
+def test_a_function_by_wrap():
+    "x0 comes without a division by psi: finite at t = 1, and as `FlowDenoiser` has it."
+    network = KnownFlow()
+
+    def velocity(z, t):
+        return network(z, 1000 * t)[0]
+
+    def in_thousandths(z, t, labels=None):
+        return network(z, t)[0]
+
+    for process in (Flow(), Flow(T=1 - 1e-7), Flow(T=FLOW_START)):
+        ours = wrap(velocity, process, "flow", shape=(1, 8, 8))
+        known = FlowDenoiser(in_thousandths, process, (1, 8, 8))
+        z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        assert (ours.x0(z, process.T) - known.x0(z, process.T)).abs().max() < 1e-6
+        for name in ("ddim", "dpmpp2m", "pndm"):
+            times = grid(process, 12)
+            first, second = (
+                list(states(parse_sampler(name), each, times, z))[-1] for each in (ours, known)
+            )
+            assert (first - second).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in STEPS_FROM_X0])
+def test_what_cannot_begin_at_one_says_so(name):
+    denoiser = wrap(lambda z, t: KnownFlow()(z, 1000 * t)[0], Flow(), "flow", shape=(1, 8, 8))
+    with pytest.raises(ValueError, match=r"t = 1\.0.*Flow\(T=0\.999\)"):
+        sample(parse_sampler(name), denoiser, 12, n=2)
