@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'WRONG_SETTINGS', 'Results', 'read_results', 'join_commands', 'require_output', 'require_within',
-           'compile_network', 'labels_in_turn', 'resolve_labels', 'generate', 'score', 'real_floor',
+           'compile_network', 'labels_in_turn', 'resolve_labels', 'generate', 'score', 'repeat_words', 'real_floor',
            'generate_and_score', 'parameter_comments', 'add_argument', 'spell_default', 'option_type', 'command_parser',
            'spell_command', 'run_command', 'exit_code']
 
@@ -225,7 +225,7 @@ def generate(
     n: int,  # pictures
     seed: int,  # of the run: the same seed is the same noise in every row
     labels="in turn",  # 'in turn', None, or a tensor `(n,)`
-    batch: int | None = None,  # pictures per call; does not change them; None: 100, on a GPU 512
+    batch: int | None = None,  # pictures per call, changes but rounding; None: 100, on a GPU 512
     progress: bool = False,  # show a bar
 ) -> sampling.Samples:
     "Draw pictures with one way of sampling, at a cost of at most `nfe` evaluations each."
@@ -264,6 +264,16 @@ def score(
     if labels is not None:
         judged["accuracy"] = metrics.accuracy(classifier, to_uint8(pictures), labels)
     return judged
+
+
+@check_arguments
+def repeat_words(
+    path: str | Path,  # of a results file
+) -> str:
+    "Markdown: the commands that filled a results file, one a line."
+    commands = read_results(path)["command"].split(" && ")
+    listed = "\n".join(commands)
+    return f"To repeat; each call goes on where it was stopped:\n\n```\n{listed}\n```"
 
 
 def real_floor(

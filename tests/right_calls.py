@@ -1083,6 +1083,7 @@ call(
 RESULTS = experiment.Results(FOLDER / "s.json", {"n": 3})
 RESULTS.add(a=1)
 call("experiment.read_results", path=FOLDER / "s.json")
+call("experiment.repeat_words", path=FOLDER / "s.json")
 call(
     "experiment.generate",
     denoiser=DENOISER,
