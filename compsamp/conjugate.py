@@ -44,7 +44,9 @@ def factor_at_nodes(
     coupling = torch.einsum("jl,nlab->njbla", integrate, slope).reshape(n, nodes * k, nodes * k)
     system = torch.eye(nodes * k, dtype=torch.float64) - coupling
     start = torch.eye(k, dtype=torch.float64).repeat(nodes, 1).expand(n, -1, -1)
-    return torch.linalg.solve(system, start).reshape(n, nodes, k, k).mT  # it solves for R'
+    return (
+        torch.linalg.solve(system, start).reshape(n, nodes, k, k).mT
+    )  # the solution is R transposed
 
 
 def integrating_factor(

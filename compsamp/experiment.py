@@ -270,9 +270,12 @@ def score(
 def repeat_words(
     path: str | Path,  # of a results file
 ) -> str:
-    "Markdown: the commands that filled a results file, one a line."
-    commands = read_results(path)["command"].split(" && ")
-    listed = "\n".join(commands)
+    "Markdown: the commands that filled a results file, one a line, each with the file's name."
+    lines = []
+    for command in read_results(path)["command"].split(" && "):
+        for_shell = command.startswith("compsamp_") and "--out" not in command
+        lines.append(command + f" --out {Path(path).name}" * for_shell)
+    listed = "\n".join(lines)
     return f"To repeat; each call goes on where it was stopped:\n\n```\n{listed}\n```"
 
 

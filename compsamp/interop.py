@@ -4,18 +4,18 @@
 __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TABLE_SCHEDULERS', 'EDM_SCHEDULERS',
            'FLOW_SCHEDULERS', 'FOREIGN_SETTINGS', 'NETWORK_PARTS', 'GRID_KINDS', 'ENOUGH_NOISE', 'FLOW_SETTINGS',
            'SCHEDULER_LIMITS', 'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore',
-           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'flow_process', 'map_tensors', 'append_empty',
-           'count_conditions', 'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry',
-           'nearly_whole', 'table_levels', 'check_prediction', 'clean_picture', 'Convention', 'EDMConvention',
-           'FlowConvention', 'scheduler_family', 'guessed_class', 'class_of_settings', 'table_convention',
-           'edm_convention', 'scheduler_convention', 'read_config', 'read_part', 'find_parts', 'parts_of_folder',
-           'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers',
-           'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
-           'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
-           'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
-           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class',
-           'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
-           'export_pretrained', 'import_pretrained']
+           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'begin_below', 'flow_process', 'map_tensors',
+           'append_empty', 'count_conditions', 'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table',
+           'table_entry', 'nearly_whole', 'table_levels', 'check_prediction', 'clean_picture', 'Convention',
+           'EDMConvention', 'FlowConvention', 'scheduler_family', 'guessed_class', 'class_of_settings',
+           'table_convention', 'edm_convention', 'scheduler_convention', 'read_config', 'read_part', 'find_parts',
+           'parts_of_folder', 'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser',
+           'from_diffusers', 'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down',
+           'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded',
+           'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times',
+           'PlannedEvaluation', 'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config',
+           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
+           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -25,6 +25,7 @@ import importlib
 import importlib.util
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -165,6 +166,19 @@ PREDICTS = dict(
 
 # %% ../nbs/16_interop.ipynb #flow0000
 FLOW_START = 0.999  # where a flow begins for what reads F, G or rho, which are infinite at 1
+
+
+def begin_below(
+    times: Tensor,  # falling flow times, `(N,)`
+    T: float,  # where they may begin
+) -> Tensor:
+    "The times, those above T spread between T and the first one below it."
+    above = int((times >= T).sum())
+    if above < 2:
+        return times.clamp(max=T)
+    below = float(times[above]) if above < len(times) else T / 2
+    steps = torch.arange(above, dtype=torch.float64) / above
+    return torch.cat([T - (T - below) * steps, times[above:]])
 
 
 def flow_process(
@@ -308,8 +322,8 @@ class ForeignNetwork(nn.Module):
             answer = self.net(z.to(weight.dtype), time.to(z.device), **condition)
         except Exception as error:
             asked = f"asked with a state {tuple(z.shape)}, the time {time[:1].tolist()}"
-            if isinstance(error, (IndexError, RuntimeError)) and not self.integer_time:
-                asked += " (whole numbers: integer_time=True)"
+            if not self.integer_time and re.search("indices|Long|integer", str(error)):
+                error.add_note("if it wants whole numbers: integer_time=True")
             error.add_note(f"{type(self.net).__name__} was {asked} and {sorted(condition)}")
             raise
         if not isinstance(answer, Tensor):
@@ -329,8 +343,7 @@ def wrap(
     process: LinearSDE,  # k = 1
     predicts: str = "eps",  # eps, x0, v, score, flow; D: D(x, sigma); edm, edm_v: bare F inside it
     shape: tuple | None = None,  # of one picture, `(C, H, W)`
-    time: Callable
-    | None = None,  # of process times, `(B,)`; None: a `Table`'s entry, else the same
+    time: Callable | None = None,  # what it is told; None: the time, on a `Table` the entry
     conditions: dict | None = None,  # keyword: tensor `(n, ...)`; label j asks for row j
     empty: dict | None = None,  # keyword: tensor without n
     clip: bool = False,  # clip x0 to [-1, 1]
@@ -348,6 +361,7 @@ def wrap(
         time = partial(table_entry, len(levels)) if by_entry else same_time
     foreign = ForeignNetwork(net, time, conditions, empty, name, integer_time, learned_variance)
     if predicts == "flow" and isinstance(process, Flow):  # x0 without a division by psi
+        require(not settings, "settings", sorted(settings), "none for a flow", TypeError)
         return FlowDenoiser(foreign, process, shape, clip=clip)
     return Denoiser(PREDICTS[predicts](foreign, process, **settings), process, shape, clip=clip)
 
@@ -593,7 +607,7 @@ class FlowConvention(Convention):
 
     def time_of_ratio(self, sigmas) -> Tensor:
         "sigma is t."
-        return f64(sigmas).clamp(max=self.process.T)
+        return begin_below(f64(sigmas), self.process.T)
 
     def ratio_of(self, t) -> Tensor:
         "t is sigma."
@@ -1248,7 +1262,7 @@ def flow_times(
     kept = {k: config[k] for k in FLOW_SETTINGS}
     stock = cls(num_train_timesteps=config["num_train_timesteps"], **kept)
     stock.set_timesteps(n, **given)
-    return f64(stock.sigmas[:-1]).clamp(max=process.T)
+    return begin_below(f64(stock.sigmas[:-1]), process.T)
 
 # %% ../nbs/16_interop.ipynb #16a2fcf9
 #| code-fold: true
@@ -1283,6 +1297,9 @@ class WalkPlanner:
         require(self.sampler.k in (None, 1), "sampler", config.sampler, allowed)
         self.convention = self.read_convention()
         self.process = self.convention.process
+        allowed = f"one of {GRIDS}: 'trailing' is for tables"
+        whole = config.kind == "trailing" and not isinstance(self.process, Table)
+        require(not whole, "kind", config.kind, allowed)
         require(self.process.k == 1, "process", config.process, "one with k = 1")
         texts = [config.restart] if isinstance(config.restart, str) else config.restart or ()
         allowed = "a list of 'LOW,HIGH,POINTS,K', as for compsamp_sample"
@@ -1362,10 +1379,13 @@ class WalkPlanner:
         require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
         config, convention, process = self.config, self.convention, self.process
         has_ends = config.low is not None or config.high is not None
+        is_flow, named = isinstance(convention, FlowConvention), config.kind or has_ends
+        if is_flow and named and sigmas is not None:  # as Flux's pipeline always sends them
+            n, sigmas = len(sigmas), None
         if has_ends and n is not None:
             row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
             return row.route(process, points=n)
-        if isinstance(convention, FlowConvention) and (config.kind is None or n is None):
+        if is_flow and (config.kind is None or n is None):
             return flow_times(process, n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
         if sigmas is not None:
             levels = f64(sigmas, "sigmas")
@@ -1591,10 +1611,10 @@ class WalkSteps(WalkPlanner):
             self.walk.replace(widened(sample))
         want = float(self.convention.told(self.walk.t))
         near = abs(float(timestep) - want) < self.convention.tolerance
-        allowed = (
-            f"{want:.6g}, the next of `timesteps`, as set_timesteps gave it, not rounded (whole"
-        )
-        allowed += " ones: kind='trailing'); to begin anew call set_timesteps again"
+        allowed = f"{want:.6g}, the next of `timesteps`, as it was given and not rounded"
+        allowed += "; to begin anew call set_timesteps again"
+        if isinstance(self.process, Table):
+            allowed += "; kind='trailing' gives whole ones"
         require(near, "timestep", float(timestep), allowed)
         return self.walk
 

@@ -958,8 +958,9 @@ def require_range(s_min: float, s_max: float):
 #| code-summary: "DPMSolver3: three evaluations a step"
 @dataclass(frozen=True)
 class DPMSolver3(Sampler):
-    """DPM-Solver-3, without memory: eps at the start and at two places inside the step, thirds of
-    it in log(sigma/psi) (Lu et al. 2022a, Alg. 2); DDIM's step where psi is 0."""
+    """DPM-Solver-3, without memory: eps at the start and at two places inside (Lu et al. 2022a).
+
+    Alg. 2, the places at thirds of the step in log(sigma/psi); DDIM's step where psi is 0."""
 
     order: ClassVar[int] = 3
     evals: ClassVar[int] = 3

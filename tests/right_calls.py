@@ -964,6 +964,7 @@ if importlib.util.find_spec("diffusers"):
     )
     call("interop.scheduler_grid", scheduler=STOCK, n=5)
     call("interop.flow_process")
+    call("interop.begin_below", times=torch.tensor([1.0, 0.5]), T=0.999)
     call("interop.scheduler_convention", scheduler=STOCK)
     call("interop.SamplerScheduler")
     OURS = interop.SamplerScheduler()
@@ -1210,6 +1211,7 @@ call(
 call("lab.peers.parse_row", text="dpmpp2m@karras", _named={"text": ("text", "row", "sampler")})
 call("lab.architectures.compare_architectures", out=FOLDER / "f.json", seconds=1.0, _runs=False)
 call("lab.architectures.measure_steps", out=FOLDER / "steps.json", _runs=False)
+call("lab.architectures.compare_averages", out=FOLDER / "means.json", _runs=False)
 call("lab.compensation.ModuleKind", pairs="exact")
 call("lab.compensation.LightTransformer")
 call(

@@ -9,6 +9,7 @@ from compsamp.lab.architectures import (
     PatchTransformer,
     build,
     compare_architectures,
+    compare_averages,
     held_out_error,
     read_architectures,
 )
@@ -83,3 +84,46 @@ def test_what_is_finished_is_kept_and_another_set_up_refused(tmp_path, monkeypat
     assert out.read_bytes() == before
     monkeypatch.setattr(architectures, "train_for", None)  # a finished cell is not trained again
     assert compare_architectures(out, seconds=0.2, **SMALL).data["cells"] == first
+
+
+FEW = {"half_lives": (0, 2), "marks": (1, 2), "seeds": (0,), "batch": 8, "n": 128, "small": True}
+
+
+@pytest.mark.parametrize(
+    "wrong, name",
+    [
+        ({"marks": ()}, "marks"),
+        ({"marks": (3, 2)}, "marks"),
+        ({"half_lives": ()}, "half_lives"),
+        ({"half_lives": (-1,)}, "half_lives"),
+        ({"seeds": ()}, "seeds"),
+        ({"out": "means.txt"}, "out"),
+    ],
+)
+def test_wrong_means_are_named_before_the_work(wrong, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=name):
+        compare_averages(**{"out": "means.json", **FEW, **wrong})
+
+
+def test_means_that_were_cut_off_go_on(tmp_path, monkeypatch):
+    "A seed is trained again from its start; what was measured stays, what follows is the same."
+    whole = compare_averages(tmp_path / "a.json", **FEW).data["cells"]
+    part = tmp_path / "b.json"
+    measure, calls = architectures.generate_and_score, []
+
+    def cut_off(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(architectures, "generate_and_score", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            compare_averages(part, **FEW)
+    resumed = compare_averages(part, **FEW).data
+    assert resumed["command"].endswith("small=True)")
+    for cell, other in zip(resumed["cells"], whole, strict=True):
+        for key in ("seed", "step", "half_life", "error", "frechet"):
+            assert cell[key] == pytest.approx(other[key], rel=1e-6), key

@@ -279,6 +279,18 @@ def test_a_table_tells_its_entries():
     assert entry == 249 and ratio == pytest.approx(float(table.rho(0.25)), rel=1e-5)
 
 
+@pytest.mark.parametrize("message, told", [("expected Long indices", True), ("out of room", False)])
+def test_the_note_on_whole_numbers(message, told):
+    "Only where the network's own error speaks of them."
+
+    def network(z, t):
+        raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match=message) as caught:
+        wrap(network, VP()).eps(torch.zeros(2, 3), 0.25)
+    assert any("integer_time" in note for note in caught.value.__notes__) == told
+
+
 def test_time_of_ones_own():
     seen = []
     d = wrap(lambda z, t: seen.append(t) or z, VP(), "eps", time=lambda t: 100 * t + 1)

@@ -70,6 +70,55 @@ def test_a_grid_that_is_named_is_walked(diffusers, kind):
     assert (scheduler.sigmas[:-1].double() - grid(process, 12, kind)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("shift, n", [(12.0, 100), (3.0, 400), (17.0, 150), (1.0, 1000)])
+def test_many_points_above_the_start_keep_falling(diffusers, shift, n):
+    "A grid with several points above 0.999 keeps its number of points, and falls strictly."
+    settings = {"family": "flow", "shift": shift, "sampler": "conjugate:lam=0.1"}
+    scheduler = interop.SamplerScheduler(**settings)
+    scheduler.set_timesteps(n)
+    times = scheduler.sigmas[:-1].double()
+    assert len(times) == n and float(times[0]) == pytest.approx(FLOW_START)
+    assert bool((times[1:] < times[:-1]).all())
+    stock = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    inside, _ = interop.scheduler_grid(stock, n)
+    assert torch.allclose(inside, times, atol=1e-6)
+
+
+def test_a_named_grid_outweighs_the_sigmas_that_a_pipeline_sends(diffusers):
+    "Flux's pipeline always sends its own; without a name they are walked."
+    sent = torch.linspace(1, 1 / 12, 12).tolist()
+    settings = {"sampler": "dpmpp2m", "family": "flow"}
+    plain = interop.SamplerScheduler(**settings)
+    plain.set_timesteps(sigmas=sent)
+    assert torch.allclose(plain.sigmas[:-1], torch.tensor(sent), atol=1e-6)
+    named = interop.SamplerScheduler(**settings, low=0.03, high=80.0)
+    named.set_timesteps(sigmas=sent)
+    wanted = interop.SamplerScheduler(**settings, low=0.03, high=80.0)
+    wanted.set_timesteps(12)
+    assert torch.equal(named.sigmas, wanted.sigmas)
+    with pytest.raises(ValueError, match="kind = 'trailing'.*for tables"):
+        interop.SamplerScheduler(family="flow", kind="trailing")
+
+
+def in_a_loop(**settings):
+    "128 pictures by 20 evaluations in a loop of diffusers."
+    scheduler = interop.SamplerScheduler(family="flow", shift=3.0, seed=0, **settings)
+    scheduler.set_timesteps(20)
+    network = KnownFlow()
+    z = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        z = scheduler.step(network(z, t)[0], t, z).prev_sample
+    return z
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp2m", "dpmpp2m:stochastic=.5"])
+def test_the_advised_grid_is_better_than_the_flows_own(diffusers, sampler):
+    named = {"kind": "karras", "low": 0.03, "high": 80.0}
+    spread = [float(in_a_loop(sampler=sampler, **grid).std()) for grid in ({}, named)]
+    off = [abs(value - SPREAD) for value in spread]
+    assert off[1] < 0.5 * off[0], spread
+
+
 def test_a_function_by_wrap():
     "x0 comes without a division by psi: finite at t = 1, and as `FlowDenoiser` has it."
     network = KnownFlow()
@@ -98,3 +147,8 @@ def test_what_cannot_begin_at_one_says_so(name):
     denoiser = wrap(lambda z, t: KnownFlow()(z, 1000 * t)[0], Flow(), "flow", shape=(1, 8, 8))
     with pytest.raises(ValueError, match=r"t = 1\.0.*Flow\(T=0\.999\)"):
         sample(parse_sampler(name), denoiser, 12, n=2)
+
+
+def test_settings_that_a_flow_has_not_are_refused():
+    with pytest.raises(TypeError, match="settings = .*sigma_data"):
+        wrap(lambda z, t: z, Flow(), "flow", sigma_data=0.3)

@@ -438,6 +438,11 @@ def test_the_page_of_advice_has_the_tuned_rows():
         assert f"`{record['ours']}`" in advice, record
 
 
+def spelled(ratio):
+    "Two decimals, three where two would say 1.00."
+    return f"{ratio:.3f}" if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f}"
+
+
 def test_the_page_of_advice_on_restart():
     "Its ratios and distances are in the results, of one set-up and the same seeds."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
@@ -449,7 +454,10 @@ def test_the_page_of_advice_on_restart():
     restarted, noisy = "dpmpp2m@karras/0.06,1,4,1", race.tuned_rows(20)[0]
     inside = race.ratio_of_rows(cells, restarted, "dpmpp2m@karras", 20)
     heun = race.ratio_of_rows(cells, "edm@karras/0.06,0.3,3,2", "edm@karras", 35)
-    over, below = (f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in (inside, heun))
+    over, below = (
+        f"{spelled(r['ratio'])} ({spelled(r['low'])} to {spelled(r['high'])})"
+        for r in (inside, heun)
+    )
     said = f"2M with Restart over 2M is {over}, at 35 Heun with Restart over Heun {below}, "
     assert said + f"{len(inside['seeds'])} seeds each" in advice
     assert len(inside["seeds"]) == len(heun["seeds"])
@@ -472,7 +480,7 @@ def test_the_page_of_advice_on_many_evaluations_and_guidance():
     assert weaker["setup"]["labels"] == "none"
     row = race.tuned_rows(100)[0]
     at_100 = [c for c in weaker["cells"] if (c["row"], c["budget"]) == (row, 100)]
-    assert f"found on the small one, {len(at_100)} seeds;" in advice
+    assert f"(found on the small one, {len(at_100)} seeds;" in advice
     for budget in (10, 20, 50):
         assert f"`{race.tuned_rows(budget)[0]}`" in advice
     raced = read_results(claims.RESULTS_FOLDER / "race.json")["cells"]
@@ -480,7 +488,7 @@ def test_the_page_of_advice_on_many_evaluations_and_guidance():
     over = race.ratio_of_rows(raced, row, other, 100)
     assert over["low"] < 1 < over["high"] and len(over["seeds"]) == 5
     said = f"at 100 on `fashion-vp` {over['ratio']:.2f}, {over['low']:.2f} to {over['high']:.2f}"
-    assert f"{said}, of the row above, 5 seeds) | `{row}`" in advice
+    assert f"{said}, of the row above, 5 seeds)" in advice and f"from 50 `{row}` |" in advice
     top = max(cell["guidance"] for cell in guided["cells"])
     distances = {}
     for cell in guided["cells"]:
@@ -773,3 +781,17 @@ def test_sampling_is_counted_for_rows_of_ours():
     drawn = draw_row(DENOISER, "edm@karras", 9, 2)
     assert isinstance(drawn, sampling.Samples)
     assert drawn.nfe == 9
+
+
+def test_the_page_of_advice_on_momentum():
+    "Its two ratios at 50 evaluations are those of the results."
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    cells = read_results(claims.RESULTS_FOLDER / "ablation.json")["cells"]
+    tuned = "roba:lam_s=4@quadratic"
+    for other, words in (
+        ("conjugate:lam=.5,shape=ones@quadratic", "times its distance, {} seeds"),
+        ("roba@quadratic", "of its distance as it comes ({} seeds)"),
+    ):
+        found = race.ratio_of_rows(cells, tuned, other, 50)
+        told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f}) "
+        assert told + words.format(len(found["seeds"])) in advice, other

@@ -277,7 +277,7 @@ class AveragedRun:
 
     @torch.no_grad()
     def denoiser(self, half_life: float) -> networks.Denoiser:
-        "The network with the mean of this half-life as its weights."
+        "The network with the mean of this half-life as its weights, until the next call."
         for weight, mean in zip(self.trainer.means, self.means[half_life]):
             weight.copy_(mean)
         return self.trainer.denoiser()
@@ -301,7 +301,10 @@ def compare_averages(
     small: bool = False,  # the 5,000 pictures of the package instead of the 60,000
 ) -> Results:
     "One run a seed, with means of its weights over more and fewer steps: what each has learned."
-    require(list(marks) == sorted(set(marks)), "marks", marks, "steps that rise")
+    rising = bool(marks) and list(marks) == sorted(set(marks))
+    require(rising, "marks", marks, "at least one step, rising")
+    require(half_lives, "half_lives", half_lives, "at least one")
+    require(seeds, "seeds", seeds, "at least one")
     require_within({"seeds": list(seeds), "n": n}, "seeds", "n")
     require_output(out, "out", (".json",))
     images, labels = data.embedded() if small else data.fashion("train")
@@ -310,7 +313,8 @@ def compare_averages(
     setup = recipe | {"n": n, "nfe": 20, "row": "dpmpp2m@karras", "amp": amp}
     setup |= {"pictures": len(images), "labels": "in turn", "against": "test"}
     command = f"compare_averages({Path(out).name!r}, half_lives={tuple(half_lives)}"
-    command += f", marks={tuple(marks)}, seeds={tuple(seeds)}, batch={batch}, n={n})"
+    command += f", marks={tuple(marks)}, seeds={tuple(seeds)}, batch={batch}, n={n}"
+    command += ", small=True)" if small else ")"
     results = Results(out, setup, command, hardware="one CPU core")
     classifier, reference = metrics.load_classifier("cpu"), metrics.reference("test")
     held_out = inpainting.heldout()
