@@ -4,18 +4,18 @@
 __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTION_TYPES', 'TABLE_SCHEDULERS', 'EDM_SCHEDULERS',
            'FLOW_SCHEDULERS', 'FOREIGN_SETTINGS', 'NETWORK_PARTS', 'GRID_KINDS', 'ENOUGH_NOISE', 'FLOW_SETTINGS',
            'SCHEDULER_LIMITS', 'LAZY_CLASSES', 'WEIGHTS_FILE', 'is_installed', 'import_extra', 'PredictScore',
-           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'begin_below', 'flow_process', 'map_tensors',
-           'append_empty', 'count_conditions', 'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table',
-           'table_entry', 'nearly_whole', 'table_levels', 'check_prediction', 'clean_picture', 'Convention',
-           'EDMConvention', 'FlowConvention', 'scheduler_family', 'guessed_class', 'class_of_settings',
-           'table_convention', 'edm_convention', 'scheduler_convention', 'read_config', 'read_part', 'find_parts',
-           'parts_of_folder', 'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser',
-           'from_diffusers', 'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down',
-           'jump_up', 'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded',
-           'ResumableWalk', 'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times',
-           'PlannedEvaluation', 'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config',
-           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
-           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
+           'PredictD', 'PredictVelocity', 'PredictEDMVelocity', 'flow_process', 'map_tensors', 'append_empty',
+           'count_conditions', 'ForeignNetwork', 'wrap', 'same_time', 'cumulative_beta', 'Table', 'table_entry',
+           'nearly_whole', 'table_levels', 'check_prediction', 'clean_picture', 'Convention', 'EDMConvention',
+           'FlowConvention', 'scheduler_family', 'guessed_class', 'class_of_settings', 'table_convention',
+           'edm_convention', 'scheduler_convention', 'read_config', 'read_part', 'find_parts', 'parts_of_folder',
+           'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers',
+           'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
+           'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
+           'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
+           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class',
+           'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
+           'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -166,19 +166,6 @@ PREDICTS = dict(
 
 # %% ../nbs/16_interop.ipynb #flow0000
 FLOW_START = 0.999  # where a flow begins for what reads F, G or rho, which are infinite at 1
-
-
-def begin_below(
-    times: Tensor,  # falling flow times, `(N,)`
-    T: float,  # where they may begin
-) -> Tensor:
-    "The times, those above T spread between T and the first one below it."
-    above = int((times >= T).sum())
-    if above < 2:
-        return times.clamp(max=T)
-    below = float(times[above]) if above < len(times) else T / 2
-    steps = torch.arange(above, dtype=torch.float64) / above
-    return torch.cat([T - (T - below) * steps, times[above:]])
 
 
 def flow_process(
@@ -607,7 +594,17 @@ class FlowConvention(Convention):
 
     def time_of_ratio(self, sigmas) -> Tensor:
         "sigma is t."
-        return begin_below(f64(sigmas), self.process.T)
+        return self.begin_below(f64(sigmas))
+
+    def begin_below(self, times: Tensor) -> Tensor:
+        "Falling times `(N,)`, those above T spread between T and the first one below it."
+        T = self.process.T
+        above = int((times >= T).sum())
+        if above < 2:
+            return times.clamp(max=T)
+        below = float(times[above]) if above < len(times) else T / 2
+        steps = torch.arange(above, dtype=torch.float64) / above
+        return torch.cat([T - (T - below) * steps, times[above:]])
 
     def ratio_of(self, t) -> Tensor:
         "t is sigma."
@@ -1250,7 +1247,6 @@ FLOW_SETTINGS = (
 
 
 def flow_times(
-    process: LinearSDE,
     n: int | None,  # points; None: as many as sigmas or timesteps
     config: dict,
     **settings,  # sigmas, timesteps, mu: of the stock scheduler's set_timesteps
@@ -1262,7 +1258,7 @@ def flow_times(
     kept = {k: config[k] for k in FLOW_SETTINGS}
     stock = cls(num_train_timesteps=config["num_train_timesteps"], **kept)
     stock.set_timesteps(n, **given)
-    return begin_below(f64(stock.sigmas[:-1]), process.T)
+    return f64(stock.sigmas[:-1])
 
 # %% ../nbs/16_interop.ipynb #16a2fcf9
 #| code-fold: true
@@ -1381,12 +1377,14 @@ class WalkPlanner:
         has_ends = config.low is not None or config.high is not None
         is_flow, named = isinstance(convention, FlowConvention), config.kind or has_ends
         if is_flow and named and sigmas is not None:  # as Flux's pipeline always sends them
-            n, sigmas = len(sigmas), None
+            n, sigmas = len(sigmas) - int(float(sigmas[-1]) == 0), None
         if has_ends and n is not None:
             row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
             return row.route(process, points=n)
         if is_flow and (config.kind is None or n is None):
-            return flow_times(process, n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
+            return convention.begin_below(
+                flow_times(n, config, sigmas=sigmas, timesteps=timesteps, mu=mu)
+            )
         if sigmas is not None:
             levels = f64(sigmas, "sigmas")
             return convention.time_of_ratio(levels[:-1] if float(levels[-1]) == 0 else levels)

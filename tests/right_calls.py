@@ -964,7 +964,6 @@ if importlib.util.find_spec("diffusers"):
     )
     call("interop.scheduler_grid", scheduler=STOCK, n=5)
     call("interop.flow_process")
-    call("interop.begin_below", times=torch.tensor([1.0, 0.5]), T=0.999)
     call("interop.scheduler_convention", scheduler=STOCK)
     call("interop.SamplerScheduler")
     OURS = interop.SamplerScheduler()
