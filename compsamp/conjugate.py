@@ -44,9 +44,8 @@ def factor_at_nodes(
     coupling = torch.einsum("jl,nlab->njbla", integrate, slope).reshape(n, nodes * k, nodes * k)
     system = torch.eye(nodes * k, dtype=torch.float64) - coupling
     start = torch.eye(k, dtype=torch.float64).repeat(nodes, 1).expand(n, -1, -1)
-    return (
-        torch.linalg.solve(system, start).reshape(n, nodes, k, k).mT
-    )  # the solution is R transposed
+    transposed = torch.linalg.solve(system, start).reshape(n, nodes, k, k)
+    return transposed.mT
 
 
 def integrating_factor(

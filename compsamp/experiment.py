@@ -273,8 +273,9 @@ def repeat_words(
     "Markdown: the commands that filled a results file, one a line, each with the file's name."
     lines = []
     for command in read_results(path)["command"].split(" && "):
-        for_shell = command.startswith("compsamp_") and "--out" not in command
-        lines.append(command + f" --out {Path(path).name}" * for_shell)
+        if command.startswith("compsamp_") and "--out" not in command:
+            command += f" --out {Path(path).name}"
+        lines.append(command)
     listed = "\n".join(lines)
     return f"To repeat; each call goes on where it was stopped:\n\n```\n{listed}\n```"
 

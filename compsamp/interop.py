@@ -1375,9 +1375,11 @@ class WalkPlanner:
         require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
         config, convention, process = self.config, self.convention, self.process
         has_ends = config.low is not None or config.high is not None
-        is_flow, named = isinstance(convention, FlowConvention), config.kind or has_ends
+        is_flow = isinstance(convention, FlowConvention)
+        named = config.kind or has_ends
         if is_flow and named and sigmas is not None:  # as Flux's pipeline always sends them
-            n, sigmas = len(sigmas) - int(float(sigmas[-1]) == 0), None
+            n = len(sigmas) - int(float(sigmas[-1]) == 0)  # a 0 at the end is no point
+            sigmas = None
         if has_ends and n is not None:
             row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
             return row.route(process, points=n)

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES_FILE', 'NETWORK_KINDS', 'USUAL', 'LAYOUTS', 'read_architectures', 'PatchTransformer', 'build',
-           'one_thread', 'train_for', 'held_out_error', 'compare_architectures', 'check_comparison',
-           'architecture_line', 'measure_steps', 'time_steps', 'step_line', 'AveragedRun', 'past_weight',
-           'compare_averages', 'average_line']
+           'one_thread', 'train_for', 'held_out_error', 'compare_architectures', 'judged_setup', 'judge_for',
+           'check_comparison', 'architecture_line', 'measure_steps', 'time_steps', 'step_line', 'AveragedRun',
+           'past_weight', 'compare_averages', 'average_line']
 
 # %% ../../nbs/lab_architectures.ipynb #arch0004
 #| code-fold: true
@@ -169,28 +169,41 @@ def compare_architectures(
     check_comparison(names, known, seconds, seeds, n)
     require_output(out, "out", (".json",))
     images, labels = data.embedded() if small else data.fashion("train")
-    held_images, held_labels = inpainting.heldout()
-    setup = {"seconds": seconds, "batch": 128, "n": n, "nfe": 20, "row": "dpmpp2m@karras"}
-    setup |= {"pictures": len(images), "labels": "in turn", "against": "test"}
-    setup |= {"amp": fast_bf16(torch.device("cpu"))}
+    setup = {"seconds": seconds, "batch": 128} | judged_setup(n, images)
     command = f"compare_architectures({Path(out).name!r}, seconds={seconds:g}"
     command += f", rates={tuple(rates)}, seeds={tuple(seeds)})"
     results = Results(out, setup, command, hardware="one CPU core")
-    classifier, reference = metrics.load_classifier("cpu"), metrics.reference("test")
+    judge = judge_for(setup)
 
     def one(name: str, lr: float, seed: int) -> dict:
         trainer = train_for(seconds, known[name], images, labels, lr, seed)
-        denoiser = trainer.denoiser()
         cell = {"parameters": networks.count_parameters(trainer.net), "steps": trainer.done}
         cell["pictures_seen"] = trainer.done * 128
-        cell["error"] = held_out_error(denoiser, held_images, held_labels)
-        drawing = (setup["row"], setup["nfe"], n, 10 + seed, reference, classifier)
-        return cell | generate_and_score(denoiser.bind(amp=setup["amp"]), *drawing)
+        return cell | judge(trainer.denoiser(), seed)
 
     keys = itertools.product(seeds, names, rates)
     keys = [{"name": name, "lr": lr, "seed": seed} for seed, name, lr in keys]
     with one_thread():
         return results.fill(keys, one, architecture_line)
+
+
+def judged_setup(n: int, images: Tensor) -> dict:
+    "What two comparisons must share to be one: how networks are judged, and on what they learned."
+    drawn = {"n": n, "nfe": 20, "row": "dpmpp2m@karras", "labels": "in turn", "against": "test"}
+    return drawn | {"pictures": len(images), "amp": fast_bf16(torch.device("cpu"))}
+
+
+def judge_for(setup: dict):  # of `judged_setup`
+    "A function of (denoiser, seed of its training): its error, and what it draws is worth."
+    classifier, reference = metrics.load_classifier("cpu"), metrics.reference(setup["against"])
+    held_out = inpainting.heldout()
+
+    def judge(denoiser, seed: int) -> dict:
+        error = held_out_error(denoiser, *held_out)
+        drawing = (setup["row"], setup["nfe"], setup["n"], 10 + seed, reference, classifier)
+        return {"error": error} | generate_and_score(denoiser.bind(amp=setup["amp"]), *drawing)
+
+    return judge
 
 
 def check_comparison(names, known: dict, seconds: float, seeds, n: int):
@@ -308,28 +321,22 @@ def compare_averages(
     require_within({"seeds": list(seeds), "n": n}, "seeds", "n")
     require_output(out, "out", (".json",))
     images, labels = data.embedded() if small else data.fashion("train")
-    amp = fast_bf16(torch.device("cpu"))
     recipe = {"steps": marks[-1], "batch": batch, "lr": 2e-3, "warmup": min(50, marks[-1] // 4)}
-    setup = recipe | {"n": n, "nfe": 20, "row": "dpmpp2m@karras", "amp": amp}
-    setup |= {"pictures": len(images), "labels": "in turn", "against": "test"}
+    setup = recipe | judged_setup(n, images)
     command = f"compare_averages({Path(out).name!r}, half_lives={tuple(half_lives)}"
     command += f", marks={tuple(marks)}, seeds={tuple(seeds)}, batch={batch}, n={n}"
     command += ", small=True)" if small else ")"
     results = Results(out, setup, command, hardware="one CPU core")
-    classifier, reference = metrics.load_classifier("cpu"), metrics.reference("test")
-    held_out = inpainting.heldout()
+    judge = judge_for(setup)
 
     @lru_cache(maxsize=1)
     def run_of(seed: int) -> AveragedRun:
-        return AveragedRun(images, labels, half_lives, **recipe, seed=seed, amp=amp)
+        return AveragedRun(images, labels, half_lives, **recipe, seed=seed, amp=setup["amp"])
 
     def one(seed: int, step: int, half_life: float) -> dict:
         run = run_of(seed)
         run.train_until(step)
-        denoiser = run.denoiser(half_life)
-        cell = {"error": held_out_error(denoiser, *held_out)}
-        drawing = (setup["row"], setup["nfe"], n, 10 + seed, reference, classifier)
-        return cell | generate_and_score(denoiser.bind(amp=amp), *drawing)
+        return judge(run.denoiser(half_life), seed)
 
     keys = itertools.product(seeds, marks, half_lives)
     keys = [{"seed": seed, "step": step, "half_life": half} for seed, step, half in keys]
