@@ -25,6 +25,7 @@ from compsamp.experiment import (
 from compsamp.forward import EDM, VP
 from compsamp.lab import claims, peers, race
 from compsamp.lab.peers import PEERS, draw_row, not_installed, parse_row
+from compsamp.lab.yardsticks import Interval
 from compsamp.sampling import DDIM, states
 from compsamp.zoo import SamplingSpec
 
@@ -438,11 +439,6 @@ def test_the_page_of_advice_has_the_tuned_rows():
         assert f"`{record['ours']}`" in advice, record
 
 
-def spelled(ratio):
-    "Two decimals, three where two would say 1.00."
-    return f"{ratio:.3f}" if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f}"
-
-
 def test_the_page_of_advice_on_restart():
     "Its ratios and distances are in the results, of one set-up and the same seeds."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
@@ -455,7 +451,7 @@ def test_the_page_of_advice_on_restart():
     inside = race.ratio_of_rows(cells, restarted, "dpmpp2m@karras", 20)
     heun = race.ratio_of_rows(cells, "edm@karras/0.06,0.3,3,2", "edm@karras", 35)
     over, below = (
-        f"{spelled(r['ratio'])} ({spelled(r['low'])} to {spelled(r['high'])})"
+        format(Interval(r["ratio"], r["low"], r["high"], len(r["seeds"])), ".2f")
         for r in (inside, heun)
     )
     said = f"2M with Restart over 2M is {over}, at 35 Heun with Restart over Heun {below}, "

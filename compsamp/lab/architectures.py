@@ -175,7 +175,7 @@ def compare_architectures(
     results = Results(out, setup, command, hardware="one CPU core")
     judge = judge_for(setup)
 
-    def one(name: str, lr: float, seed: int) -> dict:
+    def measure_cell(name: str, lr: float, seed: int) -> dict:
         trainer = train_for(seconds, known[name], images, labels, lr, seed)
         cell = {"parameters": networks.count_parameters(trainer.net), "steps": trainer.done}
         cell["pictures_seen"] = trainer.done * 128
@@ -184,7 +184,7 @@ def compare_architectures(
     keys = itertools.product(seeds, names, rates)
     keys = [{"name": name, "lr": lr, "seed": seed} for seed, name, lr in keys]
     with one_thread():
-        return results.fill(keys, one, architecture_line)
+        return results.fill(keys, measure_cell, architecture_line)
 
 
 def judged_setup(n: int, images: Tensor) -> dict:
@@ -333,7 +333,7 @@ def compare_averages(
     def run_of(seed: int) -> AveragedRun:
         return AveragedRun(images, labels, half_lives, **recipe, seed=seed, amp=setup["amp"])
 
-    def one(seed: int, step: int, half_life: float) -> dict:
+    def measure_cell(seed: int, step: int, half_life: float) -> dict:
         run = run_of(seed)
         run.train_until(step)
         return judge(run.denoiser(half_life), seed)
@@ -341,7 +341,7 @@ def compare_averages(
     keys = itertools.product(seeds, marks, half_lives)
     keys = [{"seed": seed, "step": step, "half_life": half} for seed, step, half in keys]
     with one_thread():
-        return results.fill(keys, one, average_line)
+        return results.fill(keys, measure_cell, average_line)
 
 
 def average_line(cell: dict) -> str:

@@ -402,10 +402,10 @@ class ModuleRun(CompensationRun):
                 module = compensation.load_module(place, self.denoiser, self.settings["device"])
                 reading = kind.reading
 
-            def one(pairs, epochs, strength, budget, seed, module=module, reading=reading):
+            def measure_cell(pairs, epochs, strength, budget, seed, module=module, reading=reading):
                 return self.cell(self.denoiser, module, strength, budget, seed, reading)
 
-            self.results.fill(keys, one, module_line)
+            self.results.fill(keys, measure_cell, module_line)
 
     def train_module(self, kind: ModuleKind, epochs: float, seed: int) -> Path:
         """Train a module in its folder, or go on with it; KeyboardInterrupt if Ctrl-C ended it
@@ -485,12 +485,12 @@ class ArmRun(CompensationRun):
                     sizes = compensation.correction_size(denoiser, module, self.some, times)
                     size = float(sizes.mean())
 
-                def one(arm, step, budget, strength, seed, found=(denoiser, module, size)):
+                def measure_cell(arm, step, budget, strength, seed, found=(denoiser, module, size)):
                     denoiser, module, size = found
                     used = module if strength else None
                     return self.cell(denoiser, used, strength, budget, seed) | {"term": size}
 
-                self.results.fill([key for key in keys if key["step"] == step], one, arm_line)
+                self.results.fill([key for key in keys if key["step"] == step], measure_cell, arm_line)
 
     def folder(self, name: str, seed: int) -> Path:
         "Where an arm keeps its checkpoint and its module."

@@ -209,7 +209,7 @@ def compare_emoji(
     results = Results(out, setup, command)
     ends = {}
 
-    def measure(row, budget, seed):
+    def measure_cell(row, budget, seed):
         if seed not in ends:
             ends[seed] = generate(denoiser, *GOAL, n, seed, labels).x
         drawn = generate(denoiser, specs[row], budget, n, seed, labels)
@@ -220,7 +220,7 @@ def compare_emoji(
 
     keys = itertools.product(seeds, nfe, rows)
     names = ("seed", "budget", "row")
-    return results.fill([dict(zip(names, key, strict=True)) for key in keys], measure, emoji_line)
+    return results.fill([dict(zip(names, key, strict=True)) for key in keys], measure_cell, emoji_line)
 
 
 def check_colour_network(denoiser: networks.Denoiser, reference: dict):

@@ -193,7 +193,7 @@ def compare_methods(
     floor = metrics.frechet(metrics.features(truth), metrics.reference("test"))
     results.save(floor=floor)
 
-    def one(method):
+    def measure_cell(method):
         drawn = [Samples(mean_fill(truth, mask), 0, 0.0, [])]
         if method != "mean fill":
             name = method.removesuffix(" (PSLD)")
@@ -210,7 +210,7 @@ def compare_methods(
         seconds = sum(d.seconds for d in drawn) / len(drawn)
         return judged | {"nfe": drawn[0].nfe, "seconds": seconds}
 
-    return results.fill([{"method": name} for name in only], one, method_line)
+    return results.fill([{"method": name} for name in only], measure_cell, method_line)
 
 
 def method_line(cell: dict) -> str:

@@ -82,7 +82,7 @@ def measure(
     if "floor" not in results.data:
         results.save(floor=real_floor(setup))
 
-    def one(row, budget, guidance, seed):
+    def measure_cell(row, budget, guidance, seed):
         spec = row_spec(row)
         if has_labels and guidance != 1:
             spec = SamplingSpec.parse(f"{spec}^{guidance:g}")
@@ -95,7 +95,7 @@ def measure(
 
     keys = itertools.product(nfe, rows, guidance, seeds)
     names = ("budget", "row", "guidance", "seed")
-    results.fill([dict(zip(names, key, strict=True)) for key in keys], one, measured_line)
+    results.fill([dict(zip(names, key, strict=True)) for key in keys], measure_cell, measured_line)
 
 
 def check_measure(settings: dict):

@@ -41,7 +41,7 @@ def measure_restart(
     classifier, reference = metrics.load_classifier(device), metrics.reference("test")
     labels = labels_in_turn(denoiser, n)
 
-    def one(arm, seed):
+    def measure_cell(arm, seed):
         denoiser.process = student if arm == "restart, student" else published
         route = restart_arm(arm, denoiser.process)
         settings = {"n": n, "seed": seed, "batch": batch, "labels": labels}
@@ -50,7 +50,7 @@ def measure_restart(
         return {"nfe": drawn.nfe, "frechet": distance}
 
     keys = [{"arm": a, "seed": s} for s, a in itertools.product(range(seeds), RESTART_ARMS)]
-    return results.fill(keys, one, arm_seed_line)
+    return results.fill(keys, measure_cell, arm_seed_line)
 
 
 def arm_seed_line(cell: dict) -> str:

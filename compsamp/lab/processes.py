@@ -149,7 +149,7 @@ def fill_cells(results: Results, keys, n: int, make, reference) -> Results:
     judge = cache(reference)
     kept = {}
 
-    def one(process, seed, row, budget):
+    def measure_cell(process, seed, row, budget):
         if (process, seed) not in kept:
             kept.clear()
             kept[process, seed] = make(process, seed)
@@ -157,7 +157,7 @@ def fill_cells(results: Results, keys, n: int, make, reference) -> Results:
         return generate_and_score(kept[process, seed], *drawing)
 
     names = ("seed", "process", "row", "budget")
-    return results.fill((dict(zip(names, key)) for key in keys), one, process_line)
+    return results.fill((dict(zip(names, key)) for key in keys), measure_cell, process_line)
 
 
 def process_line(cell: dict) -> str:

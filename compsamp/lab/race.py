@@ -475,7 +475,7 @@ def heats_and_finals(
     drawing = "in turn" if setup["labels"] == "in turn" else None
     spent, began = results.data.get("core_minutes", 0.0), time.process_time()
 
-    def measure(row: str, budget: int, seed: int) -> dict:
+    def measure_cell(row: str, budget: int, seed: int) -> dict:
         settings = (setup["n"], reference, classifier, drawing)
         cell, features = race_cell(denoiser, row, budget, seed, *settings)
         save_features(features_file(results.path, row, budget, seed), features)
@@ -486,11 +486,11 @@ def heats_and_finals(
     if "floor" not in results.data:
         results.save(floor=real_floor(setup), floor_n=setup["n"])
     results.save(versions=versions())
-    results.fill(heat_keys(rows, budgets, seeds, dear), measure, race_line)
+    results.fill(heat_keys(rows, budgets, seeds, dear), measure_cell, race_line)
     for seed, budget in itertools.product(seeds, budgets):
         final = final_rows(results, rows, budgets, budget, seeds[0], finalists, dear)
         keys = [{"row": row, "budget": budget, "seed": seed} for row in final]
-        results.fill(keys, measure, race_line)
+        results.fill(keys, measure_cell, race_line)
 
 
 def versions() -> dict:

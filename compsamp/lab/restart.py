@@ -195,12 +195,12 @@ def restart_synthetic(
     cloud = two_gaussians(generator)
     denoiser = train_four_layers(cloud, steps, generator)
 
-    def measure(method, nfe):
+    def measure_cell(method, nfe):
         rows = [three_errors(method, nfe, denoiser, cloud, seed, n) for seed in range(seeds)]
         return {key: [round(row[key], 4) for row in rows] for key in rows[0]}
 
     keys = [{"method": method, "nfe": nfe} for method, nfe in methods_of(budgets)]
-    results.fill(keys, measure, synthetic_line)
+    results.fill(keys, measure_cell, synthetic_line)
 
 
 def synthetic_line(cell: dict) -> str:

@@ -240,7 +240,7 @@ class SkipRun:
         skip = getattr(arm.scaling or arm.objective, "skip", None)
         labels = "in turn" if self.settings["labels"] else None
 
-        def one(arm, seed, row, budget):
+        def measure_cell(arm, seed, row, budget):
             facts = SamplingSpec.parse(row).facts() | {"skip": skip, "pictures": 1000 + seed}
             settings = (budget, self.settings["n"], 1000 + seed)
             judges = (self.reference, self.classifier, labels)
@@ -248,7 +248,7 @@ class SkipRun:
 
         pairs = itertools.product(self.settings["samplers"], self.settings["nfe"])
         keys = [{"arm": arm.name, "seed": seed, "row": r, "budget": b} for r, b in pairs]
-        self.results.fill(keys, one, skipstep_line)
+        self.results.fill(keys, measure_cell, skipstep_line)
 
 
 def skipstep_line(cell: dict) -> str:

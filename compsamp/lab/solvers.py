@@ -171,7 +171,7 @@ def compare_solvers(
         options = {"n": PAIRED, "seed": seed, "labels": in_turn(PAIRED)}
         return converged_run(found["exact"], first=100 * found["exact"].process.k, **options)
 
-    def one(seed, row, budget):
+    def measure_cell(seed, row, budget):
         cell = SamplingSpec.parse(row).facts()
         if not draws_noise(row):
             cell |= paired_distance(found["exact"], row, budget, fine_run(seed))
@@ -181,7 +181,7 @@ def compare_solvers(
         return cell
 
     keys = [{"seed": s, "row": row, "budget": budget} for s in seeds for budget, row, _ in listed]
-    return results.fill(keys, one, solver_line)
+    return results.fill(keys, measure_cell, solver_line)
 
 
 def solver_line(cell: dict) -> str:

@@ -577,6 +577,16 @@ class Interval:
         numbers = f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} seeds)"
         return f"{numbers}: {word}"
 
+    def __format__(self, spec: str):
+        "`f'{interval:.2f}'` is '1.19 (1.06 to 1.34)'; 1.00 would hide its side: a third decimal."
+        if not spec:
+            return str(self)
+        texts = []
+        for value in (self.ratio, self.low, self.high):
+            text = format(value, spec)
+            texts.append(f"{value:.3f}" if text == "1.00" else text)
+        return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
 
 def check_pairs(a, b, level: float) -> tuple:
     "Both columns in float64; an error unless they hold finite values of the same seeds."
@@ -863,7 +873,7 @@ def distance_tasks(label: str, denoiser: NoisePredictor, budgets: tuple, n: int)
     "Distances of the deterministic rows to the converged run, by key."
     tasks, kept = {}, {}
 
-    def measure_one(row: str, budget: int) -> dict:
+    def measure_cell(row: str, budget: int) -> dict:
         if "run" not in kept:
             kept["run"] = converged_run(denoiser, n=n, labels=in_turn(n))
         sampler, times = way_of(denoiser.process, row, budget)
@@ -872,7 +882,7 @@ def distance_tasks(label: str, denoiser: NoisePredictor, budgets: tuple, n: int)
     for budget in budgets:
         for name, row in YARDSTICK_ROWS.items():
             if not draws_on_the_way(row):
-                tasks[f"{label}/{name}/{budget}"] = partial(measure_one, row, budget)
+                tasks[f"{label}/{name}/{budget}"] = partial(measure_cell, row, budget)
     return tasks
 
 
@@ -887,7 +897,7 @@ def score_tasks(
     "Scores against exact pictures of all rows on their usual grid, by key."
     kept = {}
 
-    def measure_one(row: str, budget: int) -> dict:
+    def measure_cell(row: str, budget: int) -> dict:
         if "reference" not in kept:
             kept["classifier"] = metrics.load_classifier()
             pictures = reference_pictures(mixture)
@@ -899,7 +909,7 @@ def score_tasks(
     for budget in budgets:
         for name, row in YARDSTICK_ROWS.items():
             if "Karras" not in name:
-                tasks[f"{label}/{name}/{budget}"] = partial(measure_one, row, budget)
+                tasks[f"{label}/{name}/{budget}"] = partial(measure_cell, row, budget)
     return tasks
 
 
