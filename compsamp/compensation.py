@@ -87,6 +87,8 @@ def weights(
     return psi_s - psi_t * (sigma_s**2 - v).sqrt() / sigma_t
 
 # %% ../nbs/08_compensation.ipynb #adb415ea
+#| code-fold: true
+#| code-summary: "plumbing: C(x, t), and a module made for something else is refused"
 def module_answer(
     module,  # C(x0hat, 1000 t): the light network, or any function
     x: Tensor,  # estimates of the picture `(B, C, ...)`

@@ -41,6 +41,7 @@ def factor_at_nodes(
 ) -> Tensor:  # `(n, nodes, k, k)`
     "R with R' = R X from the identity: one linear system per interval."
     n, nodes, k, _ = slope.shape
+    # transposed, so that the unknown stands on the right: R_j' = I + sum_l w_jl X_l' R_l'
     coupling = torch.einsum("jl,nlab->njbla", integrate, slope).reshape(n, nodes * k, nodes * k)
     system = torch.eye(nodes * k, dtype=torch.float64) - coupling
     start = torch.eye(k, dtype=torch.float64).repeat(nodes, 1).expand(n, -1, -1)

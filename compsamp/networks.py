@@ -85,7 +85,7 @@ class ResBlock(nn.Module):
         "The block's answer."
         h = self.conv1(fn.silu(self.norm1(x)))
         scale, shift = self.emb(e)[..., None, None].chunk(2, 1)
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)  # norm2(h) * (1 + scale) + shift
         return self.skip(x) + self.conv2(self.drop(fn.silu(h)))
 
 # %% ../nbs/04_networks.ipynb #0445f2da

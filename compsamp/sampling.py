@@ -800,7 +800,9 @@ class DDIM(Sampler):
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; one draw if eta > 0."
         z = affine(r.keep, z, r.gain, denoiser.x0(z, r.t))
-        return (torch.add(z, draw(), alpha=r.c) if self.eta else z), None
+        if self.eta:
+            z = torch.add(z, draw(), alpha=r.c)
+        return z, None
 
 # %% ../nbs/07_sampling.ipynb #14583d4e
 def transfer(process: LinearSDE, times: Tensor) -> dict:
@@ -846,9 +848,11 @@ class PNDM(Sampler):
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last four."
         x = denoiser.x0(z, r.t)
-        past = (affine(r.u, z, r.v, x), *(memory or ()))[:4]
-        e = sum(weight * old for weight, old in zip(ADAMS[len(past) - 1], past))
-        return torch.add(affine(r.keep, z, r.gain, x), e - past[0], alpha=r.extra), past
+        newest = affine(r.u, z, r.v, x)
+        past = (newest, *(memory or ()))[:4]
+        mixed = sum(weight * old for weight, old in zip(ADAMS[len(past) - 1], past))
+        z = affine(r.keep, z, r.gain, x)
+        return torch.add(z, mixed - newest, alpha=r.extra), past
 
 # %% ../nbs/07_sampling.ipynb #10f5c862
 #| code-fold: true
@@ -895,7 +899,7 @@ class DEIS2(Sampler):
         "DDIM's step, and the weight w of (10)."
         step = transfer_x0(process, times)
         t = step["t"]
-        weight = 1 + lag(process, t, step["s"])[1:] / (t[1:] - t[:-1])
+        weight = lag(process, t, step["s"])[1:] / (t[1:] - t[:-1])
         return records(**step, w=after_first(weight))
 
     def step(self, denoiser, z, r, draw, memory):
@@ -903,7 +907,9 @@ class DEIS2(Sampler):
         x = denoiser.x0(z, r.t)
         e = affine(r.u, z, r.v, x)
         z = affine(r.keep, z, r.gain, x)
-        return (z if memory is None else torch.add(z, e - memory, alpha=r.extra * (r.w - 1))), e
+        if memory is not None:
+            z = torch.add(z, e - memory, alpha=r.extra * r.w)
+        return z, e
 
 # %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
@@ -943,8 +949,11 @@ class DPMpp2M(Sampler):
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last x0; at most one draw."
         x = denoiser.x0(z, r.t)
-        z = affine(r.a, z, r.b, x if memory is None else torch.lerp(memory, x, r.w))
-        return (torch.add(z, draw(), alpha=r.c) if r.c else z), x
+        middle = x if memory is None else torch.lerp(memory, x, r.w)
+        z = affine(r.a, z, r.b, middle)
+        if r.c:
+            z = torch.add(z, draw(), alpha=r.c)
+        return z, x
 
 
 def require_range(s_min: float, s_max: float):

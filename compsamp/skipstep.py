@@ -137,12 +137,12 @@ class SkipStep(Epsilon):
         weight = per_sample(torch.where(look_back.on(t), self.tau, 1.0), x0)
         return (weight * plain + (1 - weight) * ahead).mean()
 
-    def consistent(self, s: Skip, net, ema, x0, t, labels, dice):
+    def consistent(self, look_back: Skip, net, ema, x0, t, labels, dice):
         """Part of the target is the noise, part (`eta`) what the averaged network sees one skip
         earlier on the same path."""
         allowed = "an averaged network: variant = 'consistent' asks it at the earlier time"
         require(ema is not None, "ema", ema, allowed)
-        z, noise, z_r, r, step, A = coupled_pair(s, x0, t, dice)
+        z, noise, z_r, r, step, A = coupled_pair(look_back, x0, t, dice)
         with torch.no_grad():
             seen = ema(z_r, networks.network_time(ema, r, x0), labels).float()
         allowed = (
@@ -153,7 +153,7 @@ class SkipStep(Epsilon):
         answer = net(z, networks.network_time(net, t, x0), labels).float()
         plain = (answer - noise).square()
         taught = (answer - mix(A, seen) - step).square()
-        weight = per_sample(torch.where(s.on(t), self.eta, 0.0), x0)
+        weight = per_sample(torch.where(look_back.on(t), self.eta, 0.0), x0)
         return ((1 - weight) * plain + weight * taught).mean()
 
 
@@ -186,37 +186,39 @@ class ScaledDenoiser(networks.DenoiserWrapper):
 
 # %% ../nbs/09_skipstep.ipynb #e727b1ea
 def transport_noise(
-    s: Skip,
+    look_back: Skip,
     t: Tensor,  # times `(B,)`
     r: Tensor,  # earlier times `(B,)`
 ) -> tuple:
     """A and B, each `(B, k, k)`: the noise of z_t is A times that of z_r plus B times the noise of
     the step; A A' + B B' = 1 (eq. 7)."""
-    psi, sigma = s.process.transition(t, r)
-    factor_t = s.process.factor(t)
-    carried = psi @ s.process.factor(r)
+    process = look_back.process
+    psi, sigma = process.transition(t, r)
+    factor_t = process.factor(t)
+    carried = psi @ process.factor(r)
     A = torch.linalg.solve_triangular(factor_t, carried, upper=False)
     B = torch.linalg.solve_triangular(factor_t, cholesky(sigma), upper=False)
     return A, B
 
 
 def coupled_pair(
-    s: Skip,
+    look_back: Skip,
     x0: Tensor,  # clean pictures `(B, C, ...)`
     t: Tensor,  # times `(B,)`, float64
     dice,  # what `.normal(shape)` is drawn from, as `StepRandom`
 ) -> tuple:
     """z_t drawn by way of z_r: (z_t, its noise, z_r, r, the step's share B w of the noise, A);
     where t < length, r is next to 0."""
-    first_time = float(draw_times(s.process, f64([0.0])))
-    r = s.start(t, first_time / 2)
-    A, B = transport_noise(s, t, r)
-    shape = (len(x0), s.process.k * x0.shape[1], *x0.shape[2:])
+    process = look_back.process
+    first_time = float(draw_times(process, f64([0.0])))
+    r = look_back.start(t, first_time / 2)
+    A, B = transport_noise(look_back, t, r)
+    shape = (len(x0), process.k * x0.shape[1], *x0.shape[2:])
     before = dice.normal(shape)
     step = mix(B, dice.normal(shape))
     noise = mix(A, before) + step
-    z_t = perturb_on_device(s.process, x0, t, noise)
-    z_r = perturb_on_device(s.process, x0, r, before)
+    z_t = perturb_on_device(process, x0, t, noise)
+    z_r = perturb_on_device(process, x0, r, before)
     return z_t, noise, z_r, r, step, A
 
 # %% ../nbs/09_skipstep.ipynb #41500032

@@ -85,9 +85,10 @@ def draw_times(
 ) -> Tensor:  # `(B,)`
     "Training times: uniform in t; EDM's log-normal noise level (Karras et al. 2022, Table 1)."
     if isinstance(process, forward.EDM):
+        # the quantile of N(0, 1): u spread evenly makes spread normals
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-9, 1 - 1e-9) - 1)
         return torch.exp(1.2 * normal - 1.2).clamp(process.eps, process.T)
-    lowest = 1e-2 * process.eps
+    lowest = 1e-2 * process.eps  # so eps, where samplers ask last, is not at the edge
     return lowest + (process.T - lowest) * u
 
 
@@ -464,9 +465,9 @@ class Trainer:
         if self.drops:
             torch.manual_seed(dice.seed)
             self.net.train()  # a denoiser around it may have put it into evaluation mode
+        rate = {name: recipe[name] for name in ("steps", "lr", "warmup", "schedule", "decay")}
         for group in self.opt.param_groups:
-            names = ("steps", "lr", "warmup", "schedule", "decay")
-            group["lr"] = learning_rate(i, *(recipe[name] for name in names))
+            group["lr"] = learning_rate(i, **rate)
         loss = self.objective(self.run, self.mean, self.process, x, y, dice)
         self.opt.zero_grad(set_to_none=True)
         loss.backward()

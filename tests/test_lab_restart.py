@@ -16,7 +16,7 @@ def test_a_stopped_run_goes_on(tmp_path):
     restart_synthetic(budgets=[4, 6], out=out, **SMALL)
     both = read_results(out)
     assert both["cells"][: len(first["cells"])] == first["cells"]
-    assert len(first["cells"]) == 5 and len(both["cells"]) == 10
+    assert len(first["cells"]) == 6 and len(both["cells"]) == 12
     with pytest.raises(ValueError, match="steps"):
         restart_synthetic(budgets=[4], out=out, **SMALL | {"steps": 30})
 

@@ -8,6 +8,7 @@ __all__ = ['SYNTHETIC_PROCESS', 'SYNTHETIC_TOP', 'SYNTHETIC_BOTTOM', 'SYNTHETIC_
 # %% ../../nbs/lab_restart.ipynb #fd03ed97
 #| code-fold: true
 #| code-summary: "imports of the module"
+import math
 from collections import deque
 from pathlib import Path
 
@@ -89,30 +90,37 @@ def last_state(sampler, denoiser, times, z: Tensor, draw=None) -> Tensor:
     return deque(run, maxlen=1).pop()
 
 
-def interval_grid(steps: int) -> Tensor:
-    "Times from 1.5 to 1."
-    return grid(SYNTHETIC_PROCESS, steps + 1, "karras", top=SYNTHETIC_TOP, bottom=SYNTHETIC_BOTTOM)
+def interval_grid(
+    steps: int,
+    top: float = SYNTHETIC_TOP,  # where they begin
+) -> Tensor:
+    "Times from `top` to 1."
+    return grid(SYNTHETIC_PROCESS, steps + 1, "karras", top=top, bottom=SYNTHETIC_BOTTOM)
 
 
 def cross_interval(
-    method: str,  # flow, SDE, 'churn C' or 'Restart, S steps'
+    method: str,  # flow, SDE, 'churn C' or 'Restart, S steps'; the last two also with ' to TOP'
     nfe: int,  # evaluations inside the interval
     denoiser: Denoiser,
     z: Tensor,  # states at 1.5, `(n, 20)`
     draw,  # source of noise
 ) -> Tensor:
     "The states at 1."
+    method, _, height = method.partition(" to ")
     if method == "flow":
         return last_state(Euler(), denoiser, interval_grid(nfe), z)
     if method == "SDE":
         return last_state(EulerMaruyama(), denoiser, interval_grid(nfe), z, draw)
     if method.startswith("churn"):
         steps = nfe // 2
-        churned = EDMHeun(float(method.split()[1]) * (steps + 1))
+        strength = float(method.split()[1])
+        highest = float(height) / (1 + strength) if height else math.inf  # raised from there to TOP
+        churned = EDMHeun(strength * (steps + 1), s_max=highest)
         return last_state(churned, denoiser, interval_grid(steps), z, draw)
     steps = int(method.split()[1])
     first = last_state(Euler(), denoiser, interval_grid(10), z)
-    route = Route(f64([SYNTHETIC_BOTTOM]), ((0, interval_grid(steps), (nfe - 10) // steps),))
+    again = interval_grid(steps, float(height or SYNTHETIC_TOP))
+    route = Route(f64([SYNTHETIC_BOTTOM]), ((0, again, (nfe - 10) // steps),))
     return last_state(Euler(), denoiser, route, first, draw)
 
 
@@ -166,6 +174,10 @@ def methods_of(budgets: list) -> list:  # of (method, evaluations)
         costs = {10 + steps * K for K in (5, 10, 20, 40)}
         costs |= {nfe for nfe in budgets if nfe > 10 and (nfe - 10) % steps == 0}  # as its rivals
         pairs += [(f"Restart, {steps} steps", nfe) for nfe in sorted(costs)]
+    for nfe in budgets:  # the rivals at the other's height: churn of 0.4 climbs to 2.1
+        pairs.append(("churn 0.4 to 1.5", nfe))
+        if nfe > 10 and nfe % 2 == 0:
+            pairs.append(("Restart, 2 steps to 2.1", nfe))
     return [(method, nfe) for method, nfe in pairs if nfe <= max(budgets)]
 
 
