@@ -37,28 +37,28 @@ def run_measure(argv: list | None = None) -> int:
     "compsamp_measure: rows of samplers, with many pictures."
     from compsamp.lab.measure import measure
 
-    return run_command("compsamp_measure", measure, argv)
+    return run_command("compsamp_measure", measure, argv, resumes=True)
 
 
 def run_race(argv: list | None = None) -> int:
     "compsamp_race: our samplers and other libraries' at equal cost."
     from compsamp.lab.race import race
 
-    return run_command("compsamp_race", race, argv)
+    return run_command("compsamp_race", race, argv, resumes=True)
 
 
 def run_compensation(argv: list | None = None) -> int:
     "compsamp_compensation: modules for a network, or networks beside modules."
     from compsamp.lab.compensation import compensation_experiment
 
-    return run_command("compsamp_compensation", compensation_experiment, argv)
+    return run_command("compsamp_compensation", compensation_experiment, argv, resumes=True)
 
 
 def run_skipstep(argv: list | None = None) -> int:
     "compsamp_skipstep: a network fine-tuned under each skip-step loss."
     from compsamp.lab.skipstep import skipstep_experiment
 
-    return run_command("compsamp_skipstep", skipstep_experiment, argv)
+    return run_command("compsamp_skipstep", skipstep_experiment, argv, resumes=True)
 
 
 def run_inpaint(argv: list | None = None) -> int:

@@ -643,6 +643,16 @@ class Compensation(Velocity):
         self.held[net] = held | {"z": z, "index": index + 1}
         return loss
 
+    def state(self, net) -> dict:
+        "The states held for a network, for its checkpoint."
+        held = self.held.get(net) or {}
+        return {name: value for name, value in held.items() if value is not None}
+
+    def restore(self, net, held: dict, device):
+        "Go on with the states of a checkpoint."
+        placed = {name: value.to(device) for name, value in held.items()}
+        self.held[net] = {"labels": None} | placed | {"index": held["index"]}
+
     def refill(self, held, new):
         "What is held, with the new where a state has come to the end of the grid."
         done = held["index"] >= self.points

@@ -6,8 +6,9 @@ __all__ = ['LARGEST', 'LARGEST_INT', 'KIND_WORDS', 'PARTIAL', 'PALETTE', 'BLUE',
            'as_real', 'brief_value', 'is_of_kind', 'kinds_of', 'check_kind', 'seems_finite', 'check_numbers',
            'check_limit', 'check_arguments', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks',
            'per_sample', 'block_rows', 'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records',
-           'pick_device', 'lock_file', 'temporary_folder', 'clear_dead', 'atomic', 'write_json', 'seal_of',
-           'write_sealed', 'check_seal', 'check_output', 'check_same', 'to_uint8', 'tile', 'save_png', 'show']
+           'pick_device', 'lock_file', 'alone_in', 'temporary_folder', 'clear_dead', 'atomic', 'as_plain', 'write_json',
+           'seal_of', 'write_sealed', 'check_seal', 'check_output', 'check_same', 'to_uint8', 'tile', 'save_png',
+           'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
 #| code-fold: true
@@ -475,6 +476,23 @@ def lock_file(
     return True
 
 
+@contextlib.contextmanager
+def alone_in(
+    folder: Path,  # that exists
+):
+    "One process at a time from here to the end of the block, where the system has such locks."
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders; or it is not there yet
+        yield
+        return
+    try:
+        lock_file(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
 def temporary_folder(
     path: Path,  # of the file to be written
 ):  # the folder, and its lock file, open
@@ -531,13 +549,23 @@ def atomic(
 # %% ../nbs/00_core.ipynb #a3e7539d
 #| code-fold: true
 #| code-summary: "write_json, write_sealed, check_seal, check_output"
+def as_plain(
+    value,  # a numpy number, or a tensor of one
+):
+    "The plain number that JSON can hold: `json.dumps(..., default=as_plain)`; else a TypeError."
+    if isinstance(value, np.generic) or isinstance(value, Tensor) and value.dim() == 0:
+        return value.item()
+    allowed = "numbers, text, lists and dictionaries of these"
+    raise TypeError(f"value = {brief_value(value)!r}: {allowed}")
+
+
 @check_arguments
 def write_json(
     path: str | Path,  # where to
-    value,  # what json can hold; NaN and infinity are a ValueError
+    value,  # what json can hold, numpy numbers too; NaN and infinity are a ValueError
 ):
     "Write `value` as JSON, atomically."
-    text = json.dumps(value, indent=1, allow_nan=False)
+    text = json.dumps(value, indent=1, allow_nan=False, default=as_plain)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n")
 
@@ -547,7 +575,8 @@ def seal_of(
 ) -> str:
     "Sixteen hex digits of its SHA-256, its own entry `seal` left out; the order is free."
     rest = {name: value for name, value in content.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps(rest, sort_keys=True, default=as_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @check_arguments
@@ -556,7 +585,8 @@ def write_sealed(
     content: dict,  # as for `write_json`
 ):
     "Write JSON with a seal, so that a damage to any of its numbers is found."
-    plain = json.loads(json.dumps(content, allow_nan=False))  # tuples become lists, as in the file
+    text = json.dumps(content, allow_nan=False, default=as_plain)
+    plain = json.loads(text)  # tuples become lists, as in the file
     write_json(path, plain | {"seal": seal_of(plain)})
 
 

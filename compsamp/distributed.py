@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['LAUNCHER_VARIABLES', 'DEFAULT_TIMEOUT', 'first_sentence', 'ProcessGroup', 'launcher_variables', 'process_device',
-           'wait_limit', 'process_group', 'signature', 'object_signature', 'checksum', 'sampling_card', 'chunk_path',
-           'unfinished_chunks', 'read_chunks', 'remove_chunks', 'sample_distributed', 'chunked_sampling',
-           'ShardedRandom', 'ShardedLoader', 'DistributedTrainer', 'distributed_training']
+           'wait_limit', 'process_group', 'signature', 'object_signature', 'checksum', 'check_sampling',
+           'sampling_card', 'chunk_path', 'unfinished_chunks', 'read_chunks', 'remove_chunks', 'sample_distributed',
+           'chunked_sampling', 'ShardedRandom', 'ShardedLoader', 'DistributedTrainer', 'distributed_training']
 
 # %% ../nbs/17_distributed.ipynb #babcdbd2
 #| code-fold: true
@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from . import networks
 from compsamp.core import (
+    as_plain,
     atomic,
     check_output,
     check_same,
@@ -36,7 +38,18 @@ from compsamp.core import (
     write_json,
 )
 from .forward import NoisePredictor
-from .sampling import Sampler, Samples, as_route, grid, progress_bar, sample
+from compsamp.sampling import (
+    Sampler,
+    Samples,
+    as_route,
+    check_samplers,
+    grid,
+    labels_binder,
+    progress_bar,
+    sample,
+    state_shape,
+    stretches,
+)
 from .training import BatchLoader, StepRandom, Trainer, pictures_hash
 
 # %% ../nbs/17_distributed.ipynb #3c87de1c
@@ -205,7 +218,7 @@ def signature(
     x,  # a sampler, a denoiser, a network, a tensor, or lists and dictionaries of them
 ):
     "What tells x from others: weights, fields, or what its `mark()` says; else ValueError."
-    if x is None or isinstance(x, (bool, int, float, str)):
+    if x is None or isinstance(x, (bool, int, float, str, np.generic)):
         return x
     if isinstance(x, (list, tuple)):
         return [signature(item) for item in x]
@@ -215,10 +228,12 @@ def signature(
         return [list(x.shape), pictures_hash(x.detach().double())]
     kind = type(x).__name__
     if isinstance(x, networks.DenoiserWrapper):
-        named = sorted((n, v) for n, v in vars(x).items() if n not in ("nfe", "process"))
-        return [kind, *[[name, signature(value)] for name, value in named]]
+        left = ("nfe", "process")  # and caches, which begin with _
+        named = sorted((n, v) for n, v in vars(x).items() if n not in left and n[0] != "_")
+        own = [[name, signature(value)] for name, value in named]
+        return [kind, signature(networks.process_card(x.process)), *own]
     if isinstance(x, networks.Denoiser):
-        return [kind, signature(x.network)]
+        return [kind, signature(networks.process_card(x.process)), signature(x.network)]
     return [kind, *object_signature(x)]
 
 
@@ -243,7 +258,18 @@ def checksum(
     x,  # as in `signature`
 ) -> str:
     "Of what `signature` says, eight hex digits."
-    return f"{zlib.crc32(json.dumps(signature(x)).encode()):08x}"
+    text = json.dumps(signature(x), default=as_plain)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def check_sampling(sampler, denoiser, times, n: int, batch: int, labels, guidance, shape):
+    "The errors of `sample`, before anything is written."
+    process = denoiser.process
+    route = as_route(process, grid(process, times) if is_count(times) else times)
+    check_samplers(sampler, process, route)
+    state_shape(denoiser, shape)
+    labels_binder(denoiser, n, batch, labels, guidance)
+    stretches(sampler, process, route, torch.empty(0))
 
 
 def sampling_card(
@@ -284,7 +310,8 @@ def sampling_card(
         "network": checksum(denoiser),
         "options": options,
     }
-    return json.loads(json.dumps(card))  # as it will be read back: tuples become lists
+    text = json.dumps(card, default=as_plain)
+    return json.loads(text)  # as it will be read back: tuples become lists
 
 # %% ../nbs/17_distributed.ipynb #88d6f564
 #| code-fold: true
@@ -374,6 +401,7 @@ def sample_distributed(
         require(is_count(value) and value >= 1, name, value, "a whole number, at least 1")
     began, folder = time.perf_counter(), Path(folder)
     options = (labels, guidance, shape)
+    check_sampling(sampler, denoiser, times, n, batch, *options)
     card = sampling_card(sampler, denoiser, times, n, seed, batch, *options)
     todo = unfinished_chunks(folder, card, group)
 
@@ -481,6 +509,15 @@ class DistributedTrainer(Trainer):
         gradients = [p.grad for p in self.params if p.grad is not None]
         self.group.average([loss, *gradients])
         return loss
+
+    def objective_state(self):
+        "Nothing: each process has states of its own, and process 0 writes alone."
+        return {} if self.group.world_size > 1 else super().objective_state()
+
+    def restore_objective(self, state):
+        "Not where several processes train: they begin with new states."
+        if self.group.world_size == 1:
+            super().restore_objective(state)
 
     def halted(self, pressed):
         "Whether Ctrl-C was pressed in any process: all stop after the same step."

@@ -212,6 +212,9 @@ networks.PARAMETRISATIONS.setdefault("flow", PredictFlow)
 @check_arguments
 def from_velocity(denoiser: Denoiser) -> FlowDenoiser:
     "A denoiser of a `PredictFlow` network as a `FlowDenoiser`, which can start at t = 1."
+    plain = type(denoiser) is networks.Denoiser
+    allowed = "a Denoiser itself: a wrapper around it would be lost"
+    require(plain, "denoiser", type(denoiser).__name__, allowed, TypeError)
     found = type(denoiser.network)
     require(found is PredictFlow, "denoiser.network", found.__name__, "PredictFlow", TypeError)
     settings = {

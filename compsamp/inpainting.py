@@ -734,7 +734,8 @@ class Guided(networks.DenoiserWrapper):
             log_probs = self.log_prob(z, self.classifier_time(t))
             found = None if self.labels is None else len(self.labels)
             require(found == len(z), "labels", found, f"one per sample, {len(z)}")
-            chosen = log_probs[torch.arange(len(z)), self.labels.to(log_probs.device)]
+            classes = networks.class_numbers(self.labels, log_probs.shape[1])
+            chosen = log_probs[torch.arange(len(z)), classes.to(log_probs.device)]
             return torch.autograd.grad(chosen.sum(), z)[0]
 
     def predict(self, z, t):

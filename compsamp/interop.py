@@ -1871,6 +1871,8 @@ def model_config(
     denoiser: Denoiser,  # around one of our `UNet`s
 ) -> dict:
     "The arguments of a `NoiseModel` for one of our networks."
+    allowed = "a Denoiser itself: what a wrapper or a flow makes of an answer is not in the weights"
+    require(type(denoiser) is Denoiser, "denoiser", type(denoiser).__name__, allowed, TypeError)
     net = denoiser.network
     inner, names = getattr(net, "net", net), {cls: n for n, cls in PARAMETRISATIONS.items()}
     ours = isinstance(inner, UNet) and (net is inner or type(net) in names)

@@ -604,9 +604,13 @@ def guided_noise(
     if getattr(d.network, "training", False):
         d.network.eval()  # dropout would make every answer another one
 
+    weights = d.network.parameters() if isinstance(d.network, nn.Module) else ()
+    kind = next((p.dtype for p in weights if p.is_floating_point()), z.dtype)
+
     def call(z, t1000, labels):
+        "The network in the type of its weights, the answer in that of the states."
         if not d.amp:
-            return d.network(z, t1000, labels)
+            return d.network(z.to(kind), t1000, labels).to(z.dtype)
         with torch.autocast(z.device.type, torch.bfloat16):
             return d.network(z, t1000, labels).to(z.dtype)
 

@@ -13,6 +13,7 @@ __all__ = ['PLAIN_OBJECTIVES', 'SCHEDULES', 'LEFT_OVER', 'StepRandom', 'draw_tim
 #| code-summary: "imports of the module"
 import contextlib
 import copy
+import json
 import math
 import re
 import signal
@@ -31,6 +32,7 @@ from . import data, forward, networks
 from compsamp.core import (
     LARGEST,
     LARGEST_INT,
+    as_plain,
     brief_value,
     check_arguments,
     check_output,
@@ -515,6 +517,18 @@ class Trainer:
         "The EMA network as it stands, bound to the process."
         return networks.Denoiser(self.ema_net, self.process, self.shape, card=self.card())
 
+    def objective_state(self) -> dict:
+        "What the objective carries from step to step, tensors by name; of most: nothing."
+        state = getattr(self.objective, "state", None)
+        return state(self.run) if state else {}
+
+    def restore_objective(self, state: dict):
+        "Give it back, from all tensors of a resume file."
+        held = {n: v for n, v in state.items() if n.startswith("objective/")}
+        if held:
+            named = {n.removeprefix("objective/"): v for n, v in held.items()}
+            self.objective.restore(self.run, named, self.device)
+
     def card(self, **more) -> dict:
         "What a checkpoint says about itself: process, network, settings, and whatever you name."
         return run_card(self, **more)
@@ -563,7 +577,7 @@ def run_state(trainer: Trainer) -> dict:
         state["raw/" + name] = p
         for key, value in trainer.opt.state.get(p, {}).items():
             state[f"{key}/{name}"] = value
-    return state
+    return state | {"objective/" + name: value for name, value in trainer.objective_state().items()}
 
 # %% ../nbs/05_training.ipynb #71f7826e
 #| code-fold: true
@@ -643,7 +657,8 @@ def check_state_tensors(trainer: Trainer, state: dict, path: Path):
         if f"step/{name}" in state:  # weights that are frozen or unused have no moments
             want[f"step/{name}"] = torch.zeros(())
             want |= {f"{key}/{name}": p for key in ("exp_avg", "exp_avg_sq")}
-    networks.check_tensors(want, state, path, "run")
+    ours = {name: value for name, value in state.items() if not name.startswith("objective/")}
+    networks.check_tensors(want, ours, path, "run")
 
 
 def resume_run(trainer: Trainer, folder: Path) -> Trainer:
@@ -663,6 +678,7 @@ def resume_run(trainer: Trainer, folder: Path) -> Trainer:
         for name, p in trainer.net.named_parameters():
             p.copy_(state["raw/" + name])
             restore_moments(trainer, p, name, state)
+    trainer.restore_objective(state)
     trainer.done = trainer.saved = card["training"]["done"]
     trainer.losses = list(card.get("losses", []))
     trainer.pending = []
@@ -815,7 +831,7 @@ def side_output(step: int, work):
 # %% ../nbs/05_training.ipynb #6c9e46f8
 #| code-fold: true
 #| code-summary: "fit: the loop, with saving and stopping"
-def check_fit(trainer: Trainer, folder: Path, **counts):
+def check_fit(trainer: Trainer, folder: Path, more: dict, **counts):
     "Everything that can be wrong with a run and its folder, found before the work."
     for name, value in counts.items():
         least = 0 if name == "sample_every" else 1
@@ -826,6 +842,7 @@ def check_fit(trainer: Trainer, folder: Path, **counts):
     require(fresh, "folder", str(folder), allowed)
     if trainer.leads:
         check_output(folder / "card.json")
+        json.dumps(trainer.card(**more), default=as_plain, allow_nan=False)  # it can be written
         said = short_run(trainer.hyper)
         if said and not trainer.done:
             print(said, file=sys.stderr)
@@ -847,7 +864,7 @@ def fit(
     steps = trainer.hyper["steps"]
     every = max(10, min(50, steps // 40)) if every is None else every
     counts = {"save_every": save_every, "every": every}
-    check_fit(trainer, folder, sample_every=sample_every, samples=samples, **counts)
+    check_fit(trainer, folder, more, sample_every=sample_every, samples=samples, **counts)
     board = ProgressBoard(trainer, progress and trainer.leads)
 
     def sheet():

@@ -518,8 +518,8 @@ def test_objectives_in_the_trainer(tiny, tmp_path, how):
         trainer.collect_losses()
         assert all(math.isfinite(loss) for loss in trainer.losses)
     assert whole.card()["training"]["objective"] == repr(objective)
-    if how != "persistent":
-        assert whole.losses == again.losses
+    assert whole.losses == again.losses
+    assert all(torch.equal(p, q) for p, q in zip(whole.params, again.params, strict=True))
     assert set(COMPENSATION_OBJECTIVES) == {"compensation"}
 
 

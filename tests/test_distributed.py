@@ -24,6 +24,7 @@ from compsamp import (
     compensation,
     data,
     distributed as D,
+    flow,
     forward,
     inpainting,
     interop,
@@ -231,15 +232,15 @@ def test_finished_chunks_are_kept_and_only_those(tmp_path):
         (dict(seed=4), "seed: 3 there, 4 asked"),
         (dict(n=21), "n: 20 there, 21 asked"),
         (dict(batch=4), "batch: "),
-        (dict(guidance=2.0), "guidance: "),
-        (dict(shape=(4,)), "shape: "),
+        (dict(guidance=2.0), "guidance = 2.0: 1 without labels"),
+        (dict(shape=(4,)), "shape = (4,): (2,)"),
     ],
 )
 def test_chunks_of_another_card_are_refused(tmp_path, change, word):
     draw_exact(tmp_path)
     with pytest.raises(ValueError) as caught:
         draw_exact(tmp_path, **change)
-    assert word in str(caught.value) and "folder" in str(caught.value)
+    assert word in str(caught.value)
 
 
 def drawn(denoiser, folder, **options):
@@ -795,3 +796,36 @@ def test_the_launchers_of_the_chapter(gloo, beginning, module, tmp_path):
     assert counts == {"is0": "2", "is1": "2"}  # each said which it is, and of how many
     assert commands.run_train([*settings, str(tmp_path / "b")]) == 0
     assert np.abs(losses(tmp_path / "a") - losses(tmp_path / "b")).max() < 1e-5
+
+
+def test_a_refused_call_leaves_the_folder_free(tmp_path):
+    "The corrected call is not told that these are chunks of another sampling."
+    denoiser = networks.Denoiser(networks.UNet(1, 8, (1,), 1, (), 3), forward.VP(), (1, 8, 8))
+    draw = partial(D.sample_distributed, denoiser=denoiser, times=3, n=4, batch=2, folder=tmp_path)
+    for bad in (
+        {"sampler": zoo.parse_sampler("rvv")},
+        {"sampler": sampling.DDIM(), "labels": [0, 1, 2, 9]},
+        {"sampler": sampling.DDIM(), "shape": (3, 8, 8)},
+    ):
+        with pytest.raises(ValueError):
+            draw(**bad)
+        assert not list(tmp_path.iterdir())
+    drawn = draw(sampler=sampling.DDIM(), labels=[0, 1, 2, 2])
+    assert len(drawn.x) == 4
+
+
+def test_a_wrapped_denoiser_knows_its_own_chunks(tmp_path):
+    "Caches it has filled meanwhile change nothing; another process under it does."
+    net = networks.UNet(1, 8, (1,), 1, (), 0)
+
+    def read_as(beta_max):
+        process = forward.VP(beta_max=beta_max)
+        return flow.ReadAs(networks.Denoiser(net, process, (1, 8, 8)), forward.VP(beta_max=20.0))
+
+    for wrapped in (read_as(20.0), skipstep.ScaledDenoiser(read_as(20.0).inner)):
+        folder = tmp_path / type(wrapped).__name__
+        draw = partial(D.sample_distributed, sampling.DDIM(), wrapped, 3, n=4, batch=2)
+        first = draw(folder=folder)
+        D.chunk_path(folder, 1).unlink()
+        assert torch.equal(draw(folder=folder).x, first.x)
+    assert D.checksum(read_as(20.0)) == D.checksum(read_as(20.0)) != D.checksum(read_as(25.0))

@@ -1,12 +1,21 @@
 "The harness: a results file that two processes fill at once."
 
 import json
+import math
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import torch
 
+from compsamp import commands, inpainting
 from compsamp.core import write_sealed
-from compsamp.experiment import Results, read_results
+from compsamp.experiment import Results, check_rows, read_results
+from compsamp.forward import VP
+from compsamp.lab import inpainting as restoring, race
+from compsamp.mixtures import ring
 
 SETUP = {"n": 3, "sizes": (1, 2)}
 
@@ -54,3 +63,92 @@ def test_a_file_replaced_by_one_of_another_set_up_is_not_overwritten(tmp_path):
         run.fill([{"x": 2}], doubled)
     assert path.read_bytes() == before
     assert json.loads(before)["setup"]["n"] == 4
+
+
+FILL = """
+import sys
+from compsamp.experiment import Results
+
+name, path = sys.argv[1:]
+results = Results(path, {"n": 3}, f"fill {name}")
+print("ready", flush=True)
+sys.stdin.readline()
+results.fill([{"x": f"{name}{i}"} for i in range(40)], lambda x: {"value": x})
+"""
+
+
+def test_two_processes_lose_nothing(tmp_path):
+    "Both write as fast as they can; every cell and both commands are in the file."
+    path = tmp_path / "results.json"
+    settings = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [
+        subprocess.Popen([sys.executable, "-c", FILL, name, str(path)], **settings) for name in "ab"
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    held = read_results(path)
+    assert sorted(cell["x"] for cell in held["cells"]) == sorted(
+        f"{name}{i}" for name in "ab" for i in range(40)
+    )
+    assert set(held["command"].split(" && ")) == {"fill a", "fill b"}
+
+
+def test_numbers_of_numpy_and_tensors_are_written_as_numbers(tmp_path):
+    path = tmp_path / "results.json"
+    setup = {"n": np.int64(3)}
+
+    def measured(seed):
+        return {"frechet": np.float64(0.5), "some": torch.tensor(2)}
+
+    Results(path, setup).fill([{"seed": np.int64(1)}], measured)
+    assert read_results(path)["cells"] == [{"seed": 1, "frechet": 0.5, "some": 2}]
+    Results(path, {"n": 3}).fill([{"seed": 1}], lambda seed: pytest.fail("it is there"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_cell_that_is_not_finite_is_named(tmp_path, value):
+    results = Results(tmp_path / "results.json", SETUP)
+    with pytest.raises(
+        ValueError, match=r"psnr = (nan|inf): a finite number, in the cell .*'x': 1"
+    ):
+        results.fill([{"x": 1}], lambda x: {"psnr": value})
+    assert results.cells == []
+
+
+@pytest.mark.parametrize(
+    "row, budget, word",
+    [
+        ("rvv", 10, "k = 2 for "),
+        ("edm@karras/0.3,0.06,3,2", 20, "0.3"),
+        ("edm@karras/0.06,0.3,3,10", 9, "nfe"),
+        ("ddim~nosuchmodule", 10, "nosuchmodule"),
+    ],
+)
+def test_a_row_that_cannot_be_walked_is_found_before_the_work(tmp_path, capsys, row, budget, word):
+    out = tmp_path / "out.json"
+    if "~" not in row:
+        with pytest.raises(ValueError, match=word) as raised:
+            check_rows(ring().denoiser(VP()), ["ddim", row], [budget])
+        assert row in str(raised.value)
+    argv = ["--rows", "ddim", row, "--nfe", str(budget), "--n", "128", "--seeds", "10"]
+    argv += ["--checkpoint", "fashion-vp-small", "--out", str(out)]
+    assert commands.run_measure(argv) == 2
+    said = capsys.readouterr()
+    assert word in said.err and "frechet" not in said.out and not out.exists()
+
+
+def test_the_race_and_the_inpainting_look_at_every_row_first():
+    denoiser = ring().denoiser(VP())
+    race.check_racers(denoiser, ["ddim", "diffusers.ddim"], [10])
+    with pytest.raises(ValueError, match="rvv"):
+        race.check_racers(denoiser, ["ddim", "rvv"], [10])
+    with pytest.raises(ValueError, match="nfe = 2"):
+        race.check_racers(denoiser, ["k.heun"], [2])
+    plain = inpainting.sampling  # any object: a mean fill asks no network
+    assert restoring.restoring_ways(("mean fill",), 12, plain, plain, plain) == {}
+    with pytest.raises(ValueError, match="at least 13"):
+        restoring.restoring_ways(("restart", "resampled"), 12, denoiser, denoiser, denoiser)

@@ -42,6 +42,7 @@ from compsamp.sampling import (
     signal_and_noise,
     states,
 )
+from compsamp.skipstep import ScaledDenoiser
 from compsamp.training import StepRandom, Trainer
 
 WIDE = ring(8, 0.8, 0.3, 0.2)
@@ -456,3 +457,10 @@ def test_bad_times():
     for rate in (Flow().F, Flow().G):
         with pytest.raises(ValueError, match="below 1"):
             rate(1.0)
+
+
+def test_a_wrapper_is_not_lost_on_the_way_to_the_flow():
+    net = PredictFlow(UNet(1, width=8, mults=(1,), classes=0), Flow(T=0.99))
+    wrapped = ScaledDenoiser(Denoiser(net, Flow(T=0.99), (1, 8, 8)))
+    with pytest.raises(TypeError, match="ScaledDenoiser"):
+        from_velocity(wrapped)

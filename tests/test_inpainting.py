@@ -610,3 +610,16 @@ def test_a_shipped_module_is_taken_by_its_name(capsys):
     assert "image, mask" in capsys.readouterr().err  # all that is missing
     assert commands.run_inpaint(["--module", "nowhere"]) == 2
     assert "module = 'nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("labels", [[-1, 0], [0, 99]])
+def test_a_guide_takes_only_classes_it_knows(labels):
+    "A label of -1 was the last class, without a word."
+    mixture = ring()
+    exact = mixture.denoiser(VP())
+    log_prob = inpainting.component_posterior(exact, torch.arange(len(mixture.weights)))
+    guided = inpainting.Guided(exact, log_prob, torch.tensor(labels))
+    with pytest.raises(ValueError, match="labels = "):
+        guided.predict(torch.zeros(2, 2, dtype=torch.float64), 0.3)
+    small = inpainting.Guided(exact, log_prob, torch.tensor([1, 2], dtype=torch.int8))
+    assert small.predict(torch.zeros(2, 2, dtype=torch.float64), 0.3).isfinite().all()

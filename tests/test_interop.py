@@ -13,8 +13,9 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from compsamp import data, interop, load, zoo
+from compsamp import data, interop, load, networks, zoo
 from compsamp.core import Noise
+from compsamp.flow import FlowDenoiser, ReadAs
 from compsamp.forward import EDM, VP, CosineVP, discrete_betas, discrete_times, integrate_moments
 from compsamp.interop import (
     Flow,
@@ -34,6 +35,7 @@ from compsamp.networks import PARAMETRISATIONS, Denoiser, PredictEDM
 from compsamp.psld import PSLD
 from compsamp.restart import RestartInterval, route_of
 from compsamp.sampling import grid, sample, states
+from compsamp.skipstep import ScaledDenoiser
 from compsamp.zoo import parse_restart, parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -1143,3 +1145,18 @@ def test_whole_times():
     d = wrap(net, VP(), integer_time=True, time=lambda t: 1000 * t - 1)
     z = torch.zeros(2, 1, 4, 4)
     assert close(d.eps(z, 0.5004), net(z, torch.tensor([499, 499])))
+
+
+@pytest.mark.parametrize("wrap", [ScaledDenoiser, ReadAs])
+def test_what_a_wrapper_adds_is_not_exported_without_it(wrap, tmp_path):
+    "Its network alone would draw something else; so would that of a flow."
+    net = networks.UNet(1, 8, (1,), 1, (), 0)
+    flow = FlowDenoiser(net, Flow(), (1, 8, 8))
+    inner = Denoiser(net, VP(), (1, 8, 8))
+    wrapped = wrap(inner) if wrap is ScaledDenoiser else wrap(inner, EDM())
+    for odd in (wrapped, flow):
+        with pytest.raises(TypeError, match=r"denoiser = .*: a Denoiser itself"):
+            interop.to_diffusers(odd)
+        with pytest.raises(TypeError, match=r"denoiser = .*: a Denoiser itself"):
+            interop.export_pretrained(tmp_path / "x", odd)
+    assert not (tmp_path / "x").exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compsamp import forward, networks as N, zoo
+from compsamp import forward, networks as N, sampling, zoo
 from compsamp.core import write_sealed
 
 Z = torch.randn(3, 1, 14, 14, generator=torch.Generator().manual_seed(5))
@@ -488,3 +488,15 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
         write(tmp_path, woken(1))
     monkeypatch.undo()
     assert torch.equal(zoo.load(tmp_path).eps(Z, 0.5), before) and len([*tmp_path.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_states_of_any_type_on_a_network_of_float32(dtype):
+    "The network works in its weights' type, the states stay in theirs."
+    torch.manual_seed(0)
+    denoiser = N.Denoiser(N.UNet(1, 8, (1,), 1, (), 0), forward.VP(), (1, 8, 8))
+    drawn = sampling.sample(sampling.DDIM(), denoiser, 4, n=2, dtype=dtype).x
+    assert drawn.dtype == dtype
+    usual = sampling.sample(sampling.DDIM(), denoiser, 4, n=2).x
+    allowed = {torch.float64: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    assert float((drawn.float() - usual).norm() / usual.norm()) < allowed

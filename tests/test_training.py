@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -691,3 +692,29 @@ def test_momentum_process_trains_and_resumes(pictures, tmp_path):
     assert T.preview(tr.denoiser(), 2, 3).shape == (2, 1, 14, 14)
     run(make(), 2).save(tmp_path)
     same(everything(tr), everything(run(make().resume(tmp_path), 2)))
+
+
+class Odd:
+    "Something JSON cannot hold."
+
+
+def test_numpy_settings_train_and_are_saved(tmp_path):
+    trainer = small_trainer(steps=np.int64(3), batch=np.int64(4), lr=np.float32(1e-3))
+    assert T.fit(trainer, tmp_path, progress=False, note=np.int64(7))
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["training"]["steps"] == 3 and card["note"] == 7
+    assert zoo.load(tmp_path).shape == (1, 8, 8)
+
+
+def test_a_card_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    trainer = small_trainer(steps=3, batch=4, lr=1e-3)
+    with pytest.raises(TypeError, match="Odd"):
+        T.fit(trainer, tmp_path, progress=False, note=Odd())
+    assert trainer.done == 0 and not list(tmp_path.iterdir())
+
+
+def small_trainer(**recipe):
+    images = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8)
+    net = networks.UNet(1, 8, (1,), 1, (), 0)
+    settings = {"warmup": 1, "amp": False} | recipe
+    return T.Trainer(net, forward.VP(beta_max=np.float32(10)), images, None, **settings)

@@ -16,7 +16,7 @@ import torch
 from .. import distributed, networks, sampling, zoo
 from ..core import atomic, require, save_png
 from ..experiment import require_output, require_within, spell_command
-from ..zoo import SamplingSpec
+from ..zoo import SamplingSpec, spell_value
 
 # %% ../../nbs/lab_draw.ipynb #82881e9c
 #| code-fold: true
@@ -68,7 +68,7 @@ def drawing_spec(sampler: str, grid: str | None, restart: list, guidance: float)
         head, mark, rest = cut(text, "~^")
         text = head + "".join(f"/{up}" for up in restart) + mark + rest
     if guidance != 1:
-        text = f"{text}^{guidance:g}"
+        text = f"{text}^{spell_value(guidance)}"
     return SamplingSpec.parse(text)
 
 

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['METHOD_WORDS', 'PLAIN', 'MOMENTUM', 'COMPARED', 'RUNS', 'read_picture', 'read_mask', 'inpaint', 'restore_one',
-           'restoring_network', 'check_one', 'measure_inpainting', 'compare_methods', 'method_line']
+           'restoring_network', 'check_one', 'measure_inpainting', 'restoring_ways', 'compare_methods', 'method_line']
 
 # %% ../../nbs/lab_inpainting.ipynb #ef1034f4
 #| code-fold: true
@@ -169,6 +169,28 @@ def measure_inpainting(settings: dict):
     compare_methods(settings["out"], truth, settings["nfe"], RUNS, settings["device"], command)
 
 
+def restoring_ways(
+    methods: tuple,  # of `COMPARED`
+    nfe: int,
+    plain,  # networks: without momentum,
+    momentum,  # with it,
+    seeing,  # and one that sees the damaged picture
+) -> dict:  # by method; none for the mean fill
+    "Network, sampler, and grid or route of every method; ValueError if one cannot be."
+    ways = {}
+    for method in methods:
+        name = method.removesuffix(" (PSLD)")
+        if name == "mean fill":
+            continue
+        denoiser, sampler = (plain if name in METHODS[:5] else seeing), None
+        if name == "compensated":
+            denoiser = inpainting.compensated(seeing)
+        if name != method:
+            denoiser, sampler = momentum, SSCS()
+        ways[method] = (denoiser, *inpainting.method(name, denoiser.process, nfe, sampler))
+    return ways
+
+
 def compare_methods(
     out: str | Path,  # the file of results
     truth: Tensor,  # held-out pictures `(n, 1, 28, 28)` in [-1, 1]
@@ -189,21 +211,15 @@ def compare_methods(
     weights = [networks.weights_hash(network) for network in (plain, seeing, momentum)]
     setup = {"n": len(truth), "nfe": nfe, "runs": list(seeds), "amp": amp, "networks": weights}
     setup |= {"data": training.pictures_hash(truth)}
+    ways = restoring_ways(only, nfe, plain, momentum, seeing)
     results = Results(out, setup, command, device=device)
     floor = metrics.frechet(metrics.features(truth), metrics.reference("test"))
     results.save(floor=floor)
 
     def measure_cell(method):
         drawn = [Samples(mean_fill(truth, mask), 0, 0.0, [])]
-        if method != "mean fill":
-            name = method.removesuffix(" (PSLD)")
-            with_momentum = name != method
-            sampler = SSCS() if with_momentum else None
-            usual = plain if name in METHODS[:5] else seeing
-            if name == "compensated":
-                usual = inpainting.compensated(seeing)
-            denoiser = momentum if with_momentum else usual
-            sampler, times = inpainting.method(name, denoiser.process, nfe, sampler)
+        if method in ways:
+            denoiser, sampler, times = ways[method]
             bound = denoiser.bind(amp=amp)
             drawn = [restore(bound, seen, mask, sampler, times, seed=seed) for seed in seeds]
         judged = assess(torch.stack([d.x for d in drawn]), truth, mask, kinds)

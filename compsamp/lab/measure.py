@@ -18,6 +18,7 @@ from .. import metrics, networks, zoo
 from ..core import atomic, require, show, write_json
 from compsamp.experiment import (
     Results,
+    check_rows,
     compile_network,
     generate,
     generate_and_score,
@@ -69,6 +70,7 @@ def measure(
     require(
         has_labels or list(guidance) == [1.0], "guidance", guidance, "1 where there are no labels"
     )
+    check_rows(denoiser, rows, nfe, guidance)
     reference = metrics.reference(against)
     classifier = metrics.load_classifier(device)
     weights = networks.weights_hash(denoiser)
@@ -85,7 +87,7 @@ def measure(
     def measure_cell(row, budget, guidance, seed):
         spec = row_spec(row)
         if has_labels and guidance != 1:
-            spec = SamplingSpec.parse(f"{spec}^{guidance:g}")
+            spec = SamplingSpec.parse(f"{spec}^{zoo.spell_value(guidance)}")
         drawing = "in turn" if has_labels else None
         progress = sys.stdout.isatty()
         cell = generate_and_score(

@@ -5,8 +5,8 @@ __all__ = ['RACE_FILE', 'SETTINGS_FILE', 'RACE_SETTINGS', 'LEAST_SEEDS', 'FIELDS
            'is_tuned', 'read_settings', 'tuned_rows', 'is_tuned_for', 'best_rows', 'heat_keys', 'final_rows',
            'features_file', 'save_features', 'read_features', 'race_cell', 'rounded', 'race_line', 'distance_column',
            'ratio_of_rows', 'ratio_verdict', 'runner', 'ratios', 'solver_error', 'mixture_distance', 'driver_costs',
-           'race', 'usual_settings', 'check_race', 'load_racer', 'heats_and_finals', 'versions', 'measure_beside',
-           'in_float32', 'report', 'spell_ratio']
+           'race', 'usual_settings', 'check_race', 'check_racers', 'load_racer', 'heats_and_finals', 'versions',
+           'measure_beside', 'in_float32', 'report', 'spell_ratio']
 
 # %% ../../nbs/lab_race.ipynb #f04e1f03
 #| code-fold: true
@@ -28,6 +28,7 @@ from .. import metrics, mixtures, networks, zoo
 from ..core import atomic
 from compsamp.experiment import (
     Results,
+    check_rows,
     compile_network,
     labels_in_turn,
     real_floor,
@@ -48,6 +49,7 @@ from compsamp.lab.peers import (
     row_facts,
 )
 from .yardsticks import paired_log_ratio, unbiased_frechet
+from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_race.ipynb #9971ca8e
 #| code-fold: true
@@ -416,6 +418,7 @@ def race(
     skipped = sorted({why for row in rows if (why := not_installed(row)) is not None})
     print("\n".join(skipped), end="\n" * bool(skipped))
     rows = [row for row in rows if not_installed(row) is None]
+    check_racers(denoiser, rows, budgets)
     has_labels = labels and labels_in_turn(denoiser, 1) is not None
     setup = {"network": network, "weights": weights, "n": n, "against": against}
     setup |= {"labels": "in turn" if has_labels else "none", "amp": not full}
@@ -448,6 +451,17 @@ def check_race(rows: list, asked: dict):
         parse_row(row)
     many = 10**6
     require_within(asked, "n", "seeds", nfe=(5, 10_000), finalists=(1, many), dear=(1, many))
+
+
+def check_racers(denoiser, rows: list, budgets: list):
+    "ValueError unless every row, ours or a peer's, can be walked at every budget."
+    for row in rows:
+        spec = parse_row(row)
+        if isinstance(spec, SamplingSpec):
+            check_rows(denoiser, [spec], budgets)
+        else:
+            for budget in budgets:
+                spec.peer.steps(budget)
 
 
 def load_racer(name: str, device: str, full: bool, compile: bool) -> tuple:

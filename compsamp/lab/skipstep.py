@@ -20,6 +20,7 @@ from .. import data, metrics, networks, skipstep, training, zoo
 from ..core import require
 from compsamp.experiment import (
     Results,
+    check_rows,
     generate_and_score,
     require_output,
     require_within,
@@ -110,6 +111,7 @@ def skipstep_experiment(
     check_skipstep(settings)
     require_output(out, "out", (".json",))
     start = first_network(checkpoint, min(seeds), device)
+    check_rows(start, samplers, nfe)
     images, classes = skipstep_pictures(data)
     names = ("checkpoint", "steps", "batch", "lr", "warmup", "ema", "n", "amp")
     setup = {name: settings[name] for name in names}
