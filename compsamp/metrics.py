@@ -430,10 +430,11 @@ def train_classifier(
     "A classifier trained by AdamW with a one-cycle cosine rate, in bf16 autocast on CPU and CUDA."
     labels = check_labelled(images, labels)
     device = pick_device(device)
-    torch.manual_seed(seed)
+    with torch.random.fork_rng():  # nobody else's random numbers change
+        torch.manual_seed(seed)
+        classifier = Classifier().to(device).train()
     generator = torch.Generator().manual_seed(seed)
     kind = device.type
-    classifier = Classifier().to(device).train()
     steps = epochs * -(-len(images) // batch)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.15)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,13 @@ import urllib.request
 
 import pytest
 from conftest import ROOT
+
+from compsamp.experiment import command_parser, read_results
+from compsamp.lab.claims import RESULTS_FOLDER
+from compsamp.lab.compensation import compensation_experiment
+from compsamp.lab.measure import measure
+from compsamp.lab.race import race
+from compsamp.lab.skipstep import skipstep_experiment
 
 CHAPTER = ROOT / "nbs/07_sampling.ipynb"  # the driver's own: it has the bar and a slider
 SETTINGS = {
@@ -188,3 +196,37 @@ def test_chapter_in_jupyterlab(lab, browser):
     cells = json.loads(open(copy, encoding="utf-8").read())["cells"]
     outputs = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
     assert outputs and not [o for o in outputs if o["output_type"] == "error"]
+
+
+COMMANDS = {
+    "compsamp_measure": measure,
+    "compsamp_race": race,
+    "compsamp_skipstep": skipstep_experiment,
+    "compsamp_compensation": compensation_experiment,
+}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS_FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_the_commands_of_a_results_file_would_go_on_with_it(path):
+    "Each is understood today, and asks for the set-up that the file has."
+    held = read_results(path)
+    setup = held["setup"]
+    for line in held["command"].split(" && "):
+        name, *argv = shlex.split(line)
+        if name not in COMMANDS:
+            continue
+        asked = vars(command_parser(name, COMMANDS[name]).parse_args(argv))
+        said = {key: value for key, value in asked.items() if value is not None}
+        usual = {"n": {"compsamp_race": 500}.get(name, 1000)}
+        compared = {"n", "against", "batch", "lr", "ema", "warmup", "steps"}
+        for key in compared & setup.keys() & asked.keys():
+            assert (usual | said).get(key) == setup[key], (line, key)
+        if "labels" in setup:
+            assert said.get("labels", True) == (setup["labels"] == "in turn"), line
+        if name == "compsamp_race":
+            assert said.get("full", False) != setup["amp"], line
+        elif "amp" in setup:
+            assert said.get("amp", False) == setup["amp"], line
+        network = "network" if name == "compsamp_race" else "checkpoint"
+        wanted = setup.get("network") or setup.get("checkpoint")
+        assert not wanted or said.get(network, "fashion-vp") == wanted, line

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import metrics, networks, zoo
 from ..core import LARGEST_INT, check_arguments
-from ..experiment import Results, labels_in_turn
+from ..experiment import Results, labels_in_turn, require_output
 from ..pfgmpp import RESTART_ARMS, PFGMppStudent, restart_arm
 from ..sampling import EDMHeun, sample
 from ..training import fast_bf16
@@ -29,6 +29,7 @@ def measure_restart(
     device: str = "cpu",  # cpu, cuda, mps
 ) -> Results:
     "Fréchet distances of the paper's Restart and of Heun's method on one network, seed by seed."
+    require_output(out, "out", (".json",))
     denoiser = zoo.load(network, device)
     denoiser = denoiser.bind(amp=fast_bf16(denoiser.device))
     published = denoiser.process
@@ -36,8 +37,9 @@ def measure_restart(
     name = Path(network).name
     weights = networks.weights_hash(denoiser)
     setup = {"network": name, "weights": weights, "D": published.D, "n": n, "against": "test"}
+    setup |= {"labels": "in turn", "amp": denoiser.amp}
     command = f"measure_restart({Path(out).name!r}, {name!r}, {seeds}, {n})"
-    results = Results(out, setup | {"labels": "in turn"}, command)
+    results = Results(out, setup, command)
     classifier, reference = metrics.load_classifier(device), metrics.reference("test")
     labels = labels_in_turn(denoiser, n)
 
