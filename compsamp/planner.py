@@ -43,6 +43,7 @@ def spectrum(
 ) -> Tensor:  # `(bins,)`, falling
     "Variances of Fourier coefficients, or along principal axes of vectors: means of equal shares."
     require(x.dim() in (2, 4), "x", tuple(x.shape), "vectors (n, d), or pictures (n, C, H, W)")
+    require(len(x) >= 2, "x", tuple(x.shape), "at least two: a single one has no variance")
     x = x.double() - x.double().mean(0)
     allowed = "more than 2 d vectors: fewer leave directions empty"
     require(x.dim() > 2 or len(x) > 2 * x.shape[1], "x", tuple(x.shape), allowed)
@@ -69,6 +70,14 @@ def gaussian_gains(
     return cholesky(C).mT @ torch.linalg.inv(total)
 
 
+def _require_gaussian(process: LinearSDE):
+    "ValueError for a process with a law of noise of its own, as PFGM++ has."
+    own = [name for name in ("noise_from", "noise_up") if hasattr(type(process), name)]
+    normal = all(getattr(type(process), name) is getattr(LinearSDE, name) for name in own)
+    allowed = "one with Gaussian noise: the forecast is that of a Gaussian model"
+    require(normal, "process", process, allowed)
+
+
 @check_arguments(variances=float, error=(-1, 1))
 class GaussianDenoiser(NoisePredictor):
     "Exact eps of independent Gaussian data, in float64, times 1 + `error`; states `(n, k m)`."
@@ -80,7 +89,10 @@ class GaussianDenoiser(NoisePredictor):
         error: float = 0.0,  # relative error of eps
     ):
         super().__init__(process)
+        _require_gaussian(process)
         require(variances.dim() == 1, "variances", tuple(variances.shape), "one per direction")
+        positive = bool((variances > 0).all())
+        require(positive, "variances", variances.tolist()[:4], "numbers above 0")
         self.variances = tuple(variances.tolist())
         self.error = error
 
@@ -345,6 +357,7 @@ def plan_restart(
 ) -> RestartPlan:
     "Restart for a budget, by the least forecast error; ValueError for a budget below six points."
     process = denoiser.process
+    _require_gaussian(process)
     sampler = sampler or (EDMHeun() if process.k == 1 else Heun())
     evals = getattr(denoiser, "evals", 1)
     most_points = points_for_budget(sampler, budget, evals)

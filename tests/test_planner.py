@@ -7,6 +7,7 @@ import torch
 from compsamp.core import Noise
 from compsamp.forward import EDM, VP, NoisePredictor
 from compsamp.mixtures import GaussianMixture
+from compsamp.pfgmpp import PFGMpp, PFGMppStudent, PointsDenoiser
 from compsamp.planner import (
     RestartPlan,
     detour_error,
@@ -153,3 +154,30 @@ def test_a_plan_draws_its_own_batch_and_says_nothing(recwarn):
 def test_bad_input(budget, error, word):
     with pytest.raises(ValueError, match=word):
         plan_restart(DATA.denoiser(PSLD()), budget, shape=(3,), error=error)
+
+
+@pytest.mark.parametrize("variance", [-0.2, 0.0])
+def test_a_variance_is_above_zero(variance):
+    settings = (EDMHeun(), VP(), grid(VP(), 5), torch.tensor([0.5, variance]))
+    with pytest.raises(ValueError, match="variances"):
+        final_variances(*settings)
+    with pytest.raises(ValueError, match="variances"):
+        forecast_error(*settings, 0.03)
+
+
+def test_one_picture_has_no_spectrum():
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="at least two"):
+        spectrum(x)
+    with pytest.raises(ValueError, match="at least two"):
+        plan_restart(Toy(VP()), 20, pictures=x)
+    assert spectrum(torch.rand(2, 1, 4, 4)).max() > 1e-3
+
+
+@pytest.mark.parametrize("process", [PFGMpp(D=8.0), PFGMppStudent(D=8.0)], ids=str)
+def test_the_gaussian_model_wants_gaussian_noise(process):
+    data = DATA.sample(20)
+    with pytest.raises(ValueError, match="Gaussian noise"):
+        final_variances(EDMHeun(), process, grid(process, 5), torch.ones(2))
+    with pytest.raises(ValueError, match="Gaussian noise"):
+        plan_restart(PointsDenoiser(data, process), 20, pictures=data)
