@@ -532,6 +532,8 @@ def fit_timewise_scaling(
     device = getattr(objective.main, "device", images.device)
     check_images(images)
     x0 = data.to_model(images[:n]) if images.dtype == torch.uint8 else images[:n]
+    if objective.network:  # a trained one; an exact one may have data of any size
+        data.check_pictures(x0)
     times = grid(objective.main.process, objective.points)[:-1].flip(0)
     allowed = f"at least {2 * len(times)}, two for each time"
     require(len(x0) >= 2 * len(times), "images", len(x0), allowed)

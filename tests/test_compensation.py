@@ -370,6 +370,8 @@ def test_timewise_scaling(tiny, tmp_path):
     assert fitted.card["module"]["pairs"] == "finer"
     with pytest.raises(ValueError, match="two for each time"):
         fit_timewise_scaling(objective, pictures(5))
+    with pytest.raises(ValueError, match=r"values in \[-1, 1\]"):
+        fit_timewise_scaling(objective, 255 * torch.rand(16, 1, 8, 8))
 
 
 def module_trainer(d, pairs="rollout"):
