@@ -47,6 +47,7 @@ from compsamp.core import (
     cast_records,
     check_arguments,
     f64,
+    is_whole,
     mix,
     pick_device,
     require,
@@ -471,6 +472,8 @@ def check_prediction(
     process, errors = denoiser.process, {}
     require(process.k == 1, "process", process, "one with k = 1")
     spread = float((pictures - pictures.mean(0)).square().mean().sqrt())
+    allowed = "several that differ: one alone, or all alike, are guessed without a network"
+    require(spread > 1e-6, "pictures", brief_value(pictures), allowed)
     for level in levels:
         t = float(process.time(level))
         noise = Noise(seed, len(pictures), pictures.shape[1:], device=pictures.device)()
@@ -1214,7 +1217,7 @@ def table_times(
     kind: str | None = None,  # one of `GRID_KINDS`; None: Karras's grid from `ENOUGH_NOISE` at most
 ) -> Tensor:
     "Falling times `(n,)` on a table."
-    require(isinstance(n, int) and n >= 1, "n", n, "a whole number of grid points, at least 1")
+    require(is_whole(n) and n >= 1, "n", n, "a whole number of grid points, at least 1")
     require(kind in (None, *GRID_KINDS), "kind", kind, f"one of {GRID_KINDS}")
     if kind == "trailing":
         entries = len(process.levels)
@@ -1235,9 +1238,9 @@ def edm_times(
     "Falling noise levels `(n,)`: Karras's, or equal ratios."
     if config["sigma_schedule"] == "karras":
         return grid(process, n, "karras", rho=config["rho"])
-    require(isinstance(n, int) and n >= 1, "n", n, "a whole number of grid points, at least 1")
+    require(is_whole(n) and n >= 1, "n", n, "a whole number of grid points, at least 1")
     ends = math.log(process.T), math.log(process.eps)
-    return torch.linspace(*ends, n, dtype=torch.float64).exp().clamp(process.eps, process.T)
+    return torch.linspace(*ends, int(n), dtype=torch.float64).exp().clamp(process.eps, process.T)
 
 
 FLOW_SETTINGS = (
@@ -1253,11 +1256,11 @@ def flow_times(
 ) -> Tensor:
     "The times at which the stock flow scheduler would ask, its shift included."
     given = {k: v for k, v in settings.items() if v is not None}
-    require(n is None or isinstance(n, int) and n >= 1, "n", n, "a whole number, at least 1")
+    require(n is None or is_whole(n) and n >= 1, "n", n, "a whole number, at least 1")
     cls = import_extra("diffusers").FlowMatchEulerDiscreteScheduler
     kept = {k: config[k] for k in FLOW_SETTINGS}
     stock = cls(num_train_timesteps=config["num_train_timesteps"], **kept)
-    stock.set_timesteps(n, **given)
+    stock.set_timesteps(n if n is None else int(n), **given)
     return f64(stock.sigmas[:-1])
 
 # %% ../nbs/16_interop.ipynb #16a2fcf9
@@ -1362,6 +1365,14 @@ class WalkPlanner:
     def __len__(self):
         return self.convention.entries
 
+    def check_times(self, n: int | None, timesteps, sigmas):
+        "ValueError unless one of the three is given, and is not empty."
+        names = ("num_inference_steps", "timesteps", "sigmas")
+        given = {k: v for k, v in zip(names, (n, timesteps, sigmas)) if v is not None}
+        require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
+        name, values = next(iter(given.items()))
+        require(f64(values, name).numel() >= 1, name, values, "at least one")
+
     def main_times(
         self,
         n: int | None,  # points
@@ -1370,9 +1381,7 @@ class WalkPlanner:
         mu: float | None,
     ) -> Tensor:
         "The main grid: custom times or noise levels, or the configuration's own."
-        names = ("num_inference_steps", "timesteps", "sigmas")
-        given = [k for k, v in zip(names, (n, timesteps, sigmas)) if v is not None]
-        require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
+        self.check_times(n, timesteps, sigmas)
         config, convention, process = self.config, self.convention, self.process
         has_ends = config.low is not None or config.high is not None
         is_flow = isinstance(convention, FlowConvention)
@@ -1639,9 +1648,9 @@ SCHEDULER_LIMITS = {
     "beta_start": (0, 1),
     "beta_end": (0, 1),
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
-    "clip_sample_range": (0, LARGEST),
+    "clip_sample_range": (1e-6, LARGEST),
     "dynamic_thresholding_ratio": (0, 1),
-    "sample_max_value": (0, LARGEST),
+    "sample_max_value": (1, LARGEST),
     "timestep_spacing": ("leading", "trailing", "linspace"),
     "family": ("table", "edm", "flow"),
     "sigma_min": (0, LARGEST),

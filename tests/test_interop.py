@@ -119,6 +119,14 @@ def test_what_is_declared_wrong_is_found(wrong):
         interop.check_prediction(declared, shown)
 
 
+def test_one_picture_tells_nothing_of_a_declaration():
+    x = torch.full((1, 1, 4, 4), 0.3)
+    right = interop.wrap(lambda z, t: 0.1 * z, VP(), "eps", (1, 4, 4))
+    for pictures in (x, x.expand(3, -1, -1, -1)):
+        with pytest.raises(ValueError, match="pictures.*differ"):
+            interop.check_prediction(right, pictures)
+
+
 def test_a_table_of_alphas_is_doubted():
     betas = torch.linspace(1e-4, 0.02, 1000)
     with pytest.warns(UserWarning, match="cumprod"):

@@ -342,9 +342,35 @@ def test_custom_times(diffusers):
         s.set_timesteps()
     with pytest.raises(ValueError, match="falling"):
         s.set_timesteps(timesteps=[3, 5])
+    for config in ({}, FLOW, EDM_FAMILY):
+        for empty in (dict(sigmas=[]), dict(timesteps=[])):
+            with pytest.raises(ValueError, match="at least one"):
+                make(config).set_timesteps(**empty)
     f = make(FLOW)
     f.set_timesteps(sigmas=[1.0, 0.5, 0.25])
     assert torch.allclose(f.timesteps, 1000 * torch.tensor([1.0, 0.75, 0.5]))
+
+
+EDM_FAMILY = dict(family="edm", sigma_data=0.5, sigma_min=0.002, sigma_max=80.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        dict(timestep_spacing="trailing"),
+        EDM_FAMILY,
+        EDM_FAMILY | dict(sigma_schedule="exponential"),
+        FLOW,
+        FLOW | dict(kind="karras"),
+    ],
+)
+def test_a_number_of_steps_may_be_numpys(diffusers, config):
+    plain, numpys = make(config), make(config)
+    plain.set_timesteps(5)
+    numpys.set_timesteps(np.int64(5))
+    assert torch.equal(plain.timesteps, numpys.timesteps)
+    assert type(numpys.num_inference_steps) is int
 
 
 def test_trailing_entries(diffusers):
@@ -501,6 +527,8 @@ def test_families_are_recognised(diffusers):
         (dict(trained_betas=[0.1, 1.0], num_train_timesteps=2), "no signal"),
         (dict(rescale_betas_zero_snr=True), "no signal"),
         (dict(family="edm", sigma_data=0.5), "sigma_min"),
+        (dict(clip_sample=True, clip_sample_range=0.0), "clip_sample_range"),
+        (dict(thresholding=True, sample_max_value=0.5), "sample_max_value"),
     ],
 )
 def test_settings_that_are_refused(diffusers, settings, word):
