@@ -297,6 +297,11 @@ class PerturbedDenoiser(NoisePredictor):
         self.device = getattr(denoiser, "device", torch.device("cpu"))
         self._scales, self._fields = {}, {}
 
+    @property
+    def evals(self) -> int:
+        "Evaluations one call of `eps` costs: as many as inside."
+        return getattr(self.denoiser, "evals", 1)
+
     def field(
         self,
         z: Tensor,  # states `(B, ...)`

@@ -949,14 +949,19 @@ class DenoiserWrapper(NoisePredictor):
 
     def bind(self, **changes) -> "DenoiserWrapper":
         "A copy around a copy with other labels, guidance, clip or amp, and a count of its own."
+        argument = next(iter(changes), "labels")
+        allowed = f"None: {type(self.inner).__name__} knows no labels, guidance, clip or amp"
+        told = brief_value(changes.get(argument))
+        require(hasattr(self.inner, "bind"), argument, told, allowed, TypeError)
         new = copy.copy(self)
         new.inner = self.inner.bind(**changes)
         new.nfe = 0
         return new
 
     def to(self, device) -> "DenoiserWrapper":
-        "Move what is inside."
-        self.inner = self.inner.to(device)
+        "Move what is inside, if it can be moved."
+        if hasattr(self.inner, "to"):
+            self.inner = self.inner.to(device)
         return self
 
     def eps(self, z, t):

@@ -15,9 +15,12 @@ from compsamp.mixtures import (
     remembered,
     ring,
 )
+from compsamp.networks import Denoiser, UNet
 from compsamp.psld import PSLD
+from compsamp.sampling import DDIM, sample
 
 F64 = torch.float64
+EXACT = ring().denoiser(VP())
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM(), PSLD(), PSLD(gamma=0.0, nu=4.0)]
 
 
@@ -260,6 +263,26 @@ def test_bad_perturbed(argument, value):
     settings = {"amplitude": 0.1, argument: value}
     with pytest.raises(ValueError, match=argument):
         PerturbedDenoiser(ring().denoiser(VP()), **settings)
+
+
+def test_a_perturbed_denoiser_costs_what_is_inside():
+    inner = Denoiser(UNet(width=8, mults=(1,), attention=()), VP(), (1, 8, 8))
+    guided = inner.bind(labels=torch.tensor([1, 2]), guidance=2.0)
+    assert PerturbedDenoiser(inner, 0.1).evals == PerturbedDenoiser(EXACT, 0.1).evals == 1
+    assert sample(DDIM(), PerturbedDenoiser(guided, 0.1), 4, n=2).nfe == 2 * 4
+
+
+def test_the_error_varies_over_its_length():
+    "The same step of the state leaves a long field alike and a short one not."
+    z = normal(400, 2, seed=3)
+    step = 0.1 * normal(400, 2, seed=4)
+
+    def alike(length):
+        field = PerturbedDenoiser(EXACT, 0.1, length=length).field
+        rows = torch.stack([field(x, 0.5, x.shape).flatten() for x in (z, z + step)])
+        return float(torch.corrcoef(rows)[0, 1])
+
+    assert alike(2.0) > 0.98 and alike(0.05) < 0.7
 
 
 def test_only_a_denoiser_is_perturbed():

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from compsamp import forward, networks as N, sampling, zoo
 from compsamp.core import write_sealed
+from compsamp.mixtures import ring
+from compsamp.sampling import DDIM, sample
 
 Z = torch.randn(3, 1, 14, 14, generator=torch.Generator().manual_seed(5))
 SMALL = {"width": 8, "mults": (1, 2), "attention": ()}
@@ -500,3 +502,11 @@ def test_states_of_any_type_on_a_network_of_float32(dtype):
     usual = sampling.sample(sampling.DDIM(), denoiser, 4, n=2).x
     allowed = {torch.float64: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
     assert float((drawn.float() - usual).norm() / usual.norm()) < allowed
+def test_a_wrapper_around_what_knows_no_labels():
+    exact = ring().denoiser(forward.VP())
+    wrapped = N.DenoiserWrapper(N.DenoiserWrapper(exact))
+    with pytest.raises(TypeError, match="labels = .*ExactDenoiser knows no labels"):
+        sample(DDIM(), wrapped, 4, n=2, labels=1)
+    with pytest.raises(TypeError, match="clip = True.*ExactDenoiser"):
+        wrapped.bind(clip=True)
+    assert wrapped.to("cpu") is wrapped and wrapped.inner.inner is exact
