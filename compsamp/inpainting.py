@@ -333,6 +333,7 @@ def restore(
     """Fill in what the mask hides, one draw per picture; a conditional network sees the picture,
     any other has it put in after every step. Known pixels come out exactly as they were."""
     x = data.check_pictures(picture, getattr(denoiser, "shape", None))
+    require(len(x) >= 1, "picture", tuple(x.shape), "at least one")
     sees = getattr(getattr(denoiser, "network", None), "sees", False)
     allowed = "a mask: only a conditional network can do without"
     require(mask is not None or sees, "mask", mask, allowed)
@@ -576,6 +577,8 @@ def mean_fill(
 ) -> Tensor:
     "The answer without a network: hidden pixels as they are on average."
     mean = data.to_model(data.embedded()[0]).mean(0) if mean is None else mean
+    allowed = f"{tuple(x.shape[1:])}, as the pictures"
+    require(mean.shape == x.shape[1:], "mean", tuple(mean.shape), allowed)
     return torch.where(check_mask(mask, x), x, mean.to(x).expand_as(x))
 
 
@@ -829,6 +832,10 @@ class Classify:
         noise = dice.normal((len(x0), process.k * x0.shape[1], *x0.shape[2:]))
         z = training.perturb_on_device(process, x0, t, noise)
         class_scores = net(z, networks.network_time(net, t, x0)).float()
+        classes = class_scores.shape[1]
+        known = labels is not None and bool((labels < classes).all())
+        allowed = f"classes 0 to {classes - 1}, none hidden: drop_label = 0"
+        require(known, "labels", brief_value(labels), allowed)
         return fn.cross_entropy(class_scores, labels)
 
 # %% ../nbs/14_inpainting.ipynb #60b9db41

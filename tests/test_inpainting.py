@@ -27,6 +27,7 @@ from compsamp.sampling import (
     sample,
     states,
 )
+from compsamp.training import StepRandom
 
 X = data.to_model(inpainting.heldout(8)[0])
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM(), PSLD(), CLD()]
@@ -557,6 +558,29 @@ def test_heldout_is_the_test_split():
     assert torch.equal(inpainting.heldout()[0], x[:128]) and torch.equal(
         inpainting.heldout()[1], y[:128]
     )
+
+
+def test_what_a_classifier_learns_from_has_labels():
+    loss, x = inpainting.Classify(), torch.rand(4, 1, 8, 8)
+    settings = {"ema": None, "process": VP(), "x0": x, "dice": StepRandom(0, 0, "cpu")}
+    net = inpainting.NoisyClassifier(width=8, classes=3)
+    for labels in (None, torch.tensor([0, 1, 2, 3])):
+        with pytest.raises(ValueError, match="labels.*drop_label = 0"):
+            loss(net, labels=labels, **settings)
+    assert loss(net, labels=torch.tensor([0, 1, 2, 0]), **settings) > 0
+
+
+def test_a_mean_fits_the_pictures():
+    for shape in ((2, 1, 32, 32), (2, 3, 28, 28)):
+        with pytest.raises(ValueError, match=f"mean = .*{shape[1]}, {shape[2]}"):
+            inpainting.mean_fill(torch.zeros(shape), torch.zeros(2, 1, *shape[2:]).bool())
+
+
+def test_no_picture_is_not_restored():
+    exact = ring().denoiser(VP())
+    exact.shape = (1, 8, 8)
+    with pytest.raises(ValueError, match="picture = .*at least one"):
+        inpainting.restore(exact, torch.zeros(0, 1, 8, 8), torch.zeros(1, 1, 8, 8).bool())
 
 
 def test_shipped_conditional_beats_mean_fill_and_replacement():
