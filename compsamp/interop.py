@@ -347,9 +347,11 @@ def wrap(
         levels = getattr(process, "levels", ())
         by_entry = levels and predicts not in ("D", "edm", "edm_v")  # these are told the noise
         time = partial(table_entry, len(levels)) if by_entry else same_time
+    known = {"sigma_data"} if predicts in ("edm", "edm_v") else set()
+    allowed = "sigma_data alone" if known else f"none where {predicts!r} is predicted"
+    require(settings.keys() <= known, "settings", sorted(settings), allowed, TypeError)
     foreign = ForeignNetwork(net, time, conditions, empty, name, integer_time, learned_variance)
     if predicts == "flow" and isinstance(process, Flow):  # x0 without a division by psi
-        require(not settings, "settings", sorted(settings), "none for a flow", TypeError)
         return FlowDenoiser(foreign, process, shape, clip=clip)
     return Denoiser(PREDICTS[predicts](foreign, process, **settings), process, shape, clip=clip)
 

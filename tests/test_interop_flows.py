@@ -7,6 +7,7 @@ from torch import nn
 from compsamp import interop
 from compsamp.experiment import generate
 from compsamp.flow import Flow, FlowDenoiser
+from compsamp.forward import EDM
 from compsamp.interop import FLOW_START, from_diffusers, wrap
 from compsamp.sampling import grid, sample, states
 from compsamp.zoo import SAMPLERS, parse_sampler
@@ -151,3 +152,6 @@ def test_what_cannot_begin_at_one_says_so(name):
 def test_settings_that_a_flow_has_not_are_refused():
     with pytest.raises(TypeError, match="settings = .*sigma_data"):
         wrap(lambda z, t: z, Flow(), "flow", sigma_data=0.3)
+    for predicts in ("eps", "v", "edm"):
+        with pytest.raises(TypeError, match="settings = .*clips"):
+            wrap(lambda z, t: z, EDM(), predicts, clips=True)
