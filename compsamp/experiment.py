@@ -258,7 +258,8 @@ def generate(
     require(labels is not None or weight == 1, "guidance", weight, "1 where there are no labels")
     evals = 1
     if labels is not None and weight not in (0, 1):
-        evals = denoiser.bind(labels=labels[:1], guidance=weight).evals
+        one = sampling.whole_labels(labels, n)[:1]
+        evals = denoiser.bind(labels=one, guidance=weight).evals
     times = spec.route(denoiser.process, nfe, evals=evals)
     batch = sampling.usual_batch(denoiser, 100) if batch is None else batch
     settings = {"n": n, "seed": seed, "batch": batch, "progress": progress}

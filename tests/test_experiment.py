@@ -16,6 +16,9 @@ from compsamp.experiment import Results, check_rows, read_results
 from compsamp.forward import VP
 from compsamp.lab import inpainting as restoring, race
 from compsamp.mixtures import ring
+from compsamp.experiment import Results, generate, read_results
+from compsamp.forward import VP
+from compsamp.networks import Denoiser, UNet
 
 SETUP = {"n": 3, "sizes": (1, 2)}
 
@@ -152,3 +155,15 @@ def test_the_race_and_the_inpainting_look_at_every_row_first():
     assert restoring.restoring_ways(("mean fill",), 12, plain, plain, plain) == {}
     with pytest.raises(ValueError, match="at least 13"):
         restoring.restoring_ways(("restart", "resampled"), 12, denoiser, denoiser, denoiser)
+NETWORK = Denoiser(UNet(width=8, mults=(1,), attention=(), classes=4), VP(), (1, 8, 8))
+
+
+def test_one_label_for_all_is_drawn_under_guidance():
+    one, all_of_it = (generate(NETWORK, "ddim^2", 6, 2, 0, labels=y) for y in (3, [3, 3]))
+    assert torch.equal(one.x, all_of_it.x) and one.nfe == 6
+
+
+def test_guidance_spends_what_was_asked():
+    "Two evaluations a call: half as many points, not twice the price."
+    assert generate(NETWORK, "ddim^2", 10, 2, 0).nfe == 10
+    assert generate(NETWORK, "ddim^1", 10, 2, 0).nfe == 10
