@@ -660,6 +660,7 @@ def tile(
 ) -> np.ndarray:  # `(H, W)` or `(H, W, 3)`, uint8
     "One picture of many."
     pictures = to_uint8(x).permute(0, 2, 3, 1).numpy()
+    require(len(pictures) >= 1, "pictures", tuple(x.shape), "at least one")
     count, height, width, channels = pictures.shape
     rows = -(-count // cols)
     size = rows * (height + pad) - pad, cols * (width + pad) - pad, channels

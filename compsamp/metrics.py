@@ -268,7 +268,7 @@ def neighbour_radii(
     block: int = 1000,  # points at a time
 ) -> Tensor:  # `(n,)`
     "Distance of every point to its k-th nearest other point."
-    check_features(points, "points")
+    points = check_features(points, "points")
     allowed = f"1 to {len(points) - 1}, the number of other points"
     require(1 <= k < len(points), "k", k, allowed)
     parts = [torch.cdist(part, points).kthvalue(k + 1).values for part in points.split(block)]
@@ -283,7 +283,8 @@ def inside_balls(
     block: int = 1000,  # points at a time
 ) -> Tensor:  # bool, `(n,)`
     "For each point of x, does a ball hold it?"
-    fits = check_features(x, "x").shape[1:] == check_features(centres, "centres").shape[1:]
+    x, centres, radius = check_features(x, "x"), check_features(centres, "centres"), f64(radius)
+    fits = x.shape[1:] == centres.shape[1:]
     require(fits, "centres", tuple(centres.shape), f"(m, {x.shape[1]}), as many columns as x")
     one_each = radius.shape == centres.shape[:1]
     require(one_each, "radius", tuple(radius.shape), f"one for each of {len(centres)} centres")

@@ -249,6 +249,8 @@ def slerp(
 ) -> Tensor:
     "The point a share u along the arc from a to b (Shoemake 1985); ValueError for opposite ends."
     require(a.shape == b.shape, "b", tuple(b.shape), f"the shape of a, {tuple(a.shape)}")
+    norms = (float(a.norm()), float(b.norm()))
+    require(min(norms) > 0, "a, b", norms, "latents whose norms are above 0")
     cosine = ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).double()
     angle = float(torch.acos(cosine))
     if angle < 1e-4:

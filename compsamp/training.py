@@ -332,6 +332,7 @@ def short_run(recipe: dict) -> str:
 
 def pictures_hash(images: Tensor) -> str:
     "Eight hex digits that name the pictures, so that a run is not resumed with others."
+    images = images.float() if images.dtype == torch.bfloat16 else images  # NumPy knows none
     return f"{zlib.crc32(images.contiguous().cpu().numpy().data):08x}"
 
 # %% ../nbs/05_training.ipynb #d0919569

@@ -25,6 +25,7 @@ from compsamp.core import (
     pick_device,
     records,
     save_png,
+    show,
     tile,
     to_uint8,
     write_json,
@@ -233,6 +234,13 @@ def test_tile_colours_and_odd_counts():
     canvas = tile(x, cols=3, pad=2)
     assert canvas.shape == (10, 22, 3)
     assert canvas[0, 0].tolist() == [255, 128, 128] and canvas[-1, -1].tolist() == [255] * 3
+
+
+def test_no_picture_is_no_tile(tmp_path):
+    nothing = torch.zeros(0, 1, 8, 8)
+    for draw in (tile, show, lambda x: save_png(tmp_path / "a.png", x)):
+        with pytest.raises(ValueError, match="pictures = .*at least one"):
+            draw(nothing)
 
 
 def test_devices():

@@ -222,6 +222,13 @@ def test_neighbour_radii_in_blocks():
     assert inside.tolist() == [True, False]
 
 
+def test_balls_of_half_precision():
+    x = normal(40, 3).half()
+    radius = metrics.neighbour_radii(x)
+    assert torch.equal(radius, metrics.neighbour_radii(x.double()))
+    assert metrics.inside_balls(x, x, radius.half() + 1).all()
+
+
 def test_feature_scores():
     law = dict(UNIT_LAW, some=normal(500, 4))
     same = metrics.feature_scores(normal(800, 4, seed=1), law)

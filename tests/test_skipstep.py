@@ -286,6 +286,13 @@ def test_shrunk_is_a_denoiser():
         assert torch.allclose(several[2], e[2])
 
 
+def test_a_latent_of_zeros_has_no_direction():
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    for pair in ((zeros, ones), (ones, zeros), (zeros, zeros)):
+        with pytest.raises(ValueError, match="a, b = .*norms are above 0"):
+            S.slerp(*pair, 0.5)
+
+
 def test_interpolation():
     a, b = torch.eye(2, 3, dtype=torch.float64)
     m = S.slerp(a, b, 1 / 3)

@@ -193,6 +193,13 @@ def test_float_and_byte_pictures_train_alike(pictures):
 # ---- schedules and objectives
 
 
+def test_pictures_in_bfloat16_are_trained_on(pictures):
+    x, y = data.to_model(pictures[0]).bfloat16(), pictures[1]
+    rounded, wide = trainer((x, y)), trainer((x.float(), y))
+    assert rounded.pictures == wide.pictures
+    assert torch.equal(rounded.step(), wide.step())
+
+
 def test_the_stable_schedule():
     rate = [T.learning_rate(i, 2000, 1e-3, 100, "stable") for i in range(2000)]
     assert rate[0] == pytest.approx(1e-5) and rate[-1] == pytest.approx(1e-3 / 600)
