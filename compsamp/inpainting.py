@@ -576,10 +576,11 @@ def mean_fill(
     mean: Tensor | None = None,  # `(C, H, W)`, for the hidden pixels; None: of embedded pictures
 ) -> Tensor:
     "The answer without a network: hidden pixels as they are on average."
+    known = check_mask(mask, x)
     mean = data.to_model(data.embedded()[0]).mean(0) if mean is None else mean
     allowed = f"{tuple(x.shape[1:])}, as the pictures"
     require(mean.shape == x.shape[1:], "mean", tuple(mean.shape), allowed)
-    return torch.where(check_mask(mask, x), x, mean.to(x).expand_as(x))
+    return torch.where(known, x, mean.to(x).expand_as(x))
 
 
 def mean_hidden(
