@@ -9,6 +9,7 @@ __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings
 # %% ../nbs/20_zoo.ipynb #655e6c46
 #| code-fold: true
 #| code-summary: "imports of the module"
+import math
 import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,7 +32,16 @@ from compsamp import (
     splitting,
     training,
 )
-from .core import LARGEST, check_arguments, pick_device, require, require_one_of
+from compsamp.core import (
+    LARGEST,
+    brief_value,
+    check_arguments,
+    is_count,
+    is_real,
+    pick_device,
+    require,
+    require_one_of,
+)
 from .forward import LinearSDE, NoisePredictor
 from .sampling import Sampler
 
@@ -297,6 +307,15 @@ def load_guide(
 # %% ../nbs/20_zoo.ipynb #df74b3d2
 #| code-fold: true
 #| code-summary: "SamplingSpec: the whole class; look at parse and __str__"
+def _require_restart(up):
+    "ValueError unless these are low, high, points and repeats of a Restart."
+    four = isinstance(up, tuple | list) and len(up) == 4
+    ordered = four and all(map(is_real, up[:2])) and 0 < up[0] < up[1] < math.inf
+    counted = ordered and all(map(is_count, up[2:])) and up[2] >= 2 and up[3] >= 1
+    allowed = "(low, high, points, repeats), 0 < low < high, at least 2 points and 1 repeat"
+    require(counted, "restarts", brief_value(up), allowed)
+
+
 @check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12), rho=(1e-3, 1e3), guidance=(0, LARGEST))
 @dataclass(frozen=True)
 class SamplingSpec:
@@ -316,6 +335,8 @@ class SamplingSpec:
         kinds = sampling.GRIDS
         require(isinstance(self.sampler, Sampler), "sampler", self.sampler, "a Sampler", TypeError)
         require_one_of("grid", self.schedule, kinds)
+        for up in self.restarts:
+            _require_restart(up)
 
     @classmethod
     def parse(cls, text: "str | SamplingSpec") -> "SamplingSpec":

@@ -35,6 +35,7 @@ from compsamp.sampling import (
     states,
 )
 from compsamp.splitting import ROBA, RVV
+from compsamp.zoo import SamplingSpec
 
 MIX = ring(8, 0.8, 0.3, 0.2)
 PROCESSES = [VP(), CosineVP(), SubVP(), VE(), EDM(), PSLD(), CLD()]
@@ -469,3 +470,39 @@ def test_a_warning_names_the_line_that_asked():
     with pytest.warns(UserWarning, match="begins at") as caught:
         restart(VP(), 6, [interval], s_noise=0.0)
     assert [Path(warning.filename) for warning in caught] == [Path(__file__)] * 2
+
+
+def test_the_grid_inside_a_detour_is_of_the_kind_asked():
+    interval = RestartInterval.from_sigma(VP(), 0.2, 1.0, 5, 1)
+    for kind in ("uniform", "quadratic"):
+        main = grid(VP(), 9, kind)
+        index, down, _ = restart(VP(), 9, [interval], kind=kind).detours[0]
+        ends = {"top": interval.t_max, "bottom": float(main[index])}
+        assert torch.equal(down, grid(VP(), 5, kind, **ends))
+        assert not torch.allclose(down, grid(VP(), 5, "karras", **ends))
+
+
+RESTARTS = [
+    (0.06, 0.3),
+    (0.3, 0.06, 3, 2),
+    (0.0, 0.3, 3, 2),
+    (0.06, math.inf, 3, 2),
+    (0.06, 0.3, 1, 2),
+    (0.06, 0.3, 3, 0),
+    (0.06, 0.3, 2.5, 2),
+    ("a", 0.3, 3, 2),
+    3,
+]
+
+
+@pytest.mark.parametrize("up", RESTARTS, ids=str)
+def test_a_restart_of_a_row_can_be(up):
+    with pytest.raises(ValueError, match="restarts = .*low < high"):
+        SamplingSpec(DDIM(), restarts=(up,))
+
+
+@pytest.mark.parametrize("text", ["0.3,0.06,3,2", "0.06,0.3,1,2", "0.06,0.3,3,-2"])
+def test_a_restart_that_cannot_be_is_not_parsed(text):
+    with pytest.raises(ValueError, match="restarts"):
+        SamplingSpec.parse(f"ddim/{text}")
+    assert SamplingSpec.parse("ddim/0.06,0.3,3,2").restarts == ((0.06, 0.3, 3, 2),)
