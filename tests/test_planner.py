@@ -91,6 +91,17 @@ def test_final_variances_are_what_a_crowd_reaches(process, sampler, error):
     assert (x.var(0) / computed - 1).abs().max() < 0.08
 
 
+def test_a_forecast_by_hand():
+    "From the three final variances: eps right, too large and too small by the error."
+    variances = torch.tensor([1.0, 0.02]).double()
+    settings = (Euler(), VP(), grid(VP(), 12), variances)
+    ends = [final_variances(*settings, wrong) for wrong in (0.0, 0.1, -0.1)]
+    deviations = np.array([np.sqrt((end / variances).numpy()) - 1 for end in ends])
+    expected = np.sqrt((deviations**2).mean())
+    assert forecast_error(*settings, 0.1) == pytest.approx(expected, rel=1e-12)
+    assert abs(deviations[0]).max() > 1e-3 and abs(deviations[1] - deviations[2]).max() > 1e-2
+
+
 def test_a_fine_grid_ends_on_the_data():
     variances = torch.tensor([1.0, 0.02]).double()
     fine = final_variances(EDMHeun(), EDM(), grid(EDM(), 300, "karras"), variances)

@@ -837,3 +837,13 @@ def test_coefficients_are_kept_between_runs(name, monkeypatch):
     first = sampling.coefficients(sampler, process, times, z)
     monkeypatch.setattr(type(sampler), "prepare", None)
     assert sampling.coefficients(sampler, process, times, z) is first
+
+
+def test_the_exponent_of_a_karras_grid_is_kept():
+    process = VP()
+    for rho in (3.0, 7.0):
+        root = process.rho(grid(process, 11, "karras", rho=rho)) ** (1 / rho)
+        step = root.diff()
+        assert torch.allclose(step, step[:1].expand(10), rtol=1e-6)
+    wide, close = (grid(process, 11, "karras", rho=rho) for rho in (3.0, 7.0))
+    assert (wide - close).abs().max() > 0.01
