@@ -64,6 +64,20 @@ def test_what_is_finished_is_kept(tmp_path, monkeypatch):
         compare_processes(out, folder=folder, **SMALL | {"steps": 4})
 
 
+def test_a_folder_has_a_name_that_every_system_takes(tmp_path, monkeypatch):
+    seen = []
+
+    def stopped(process, seed, images, labels, recipe, folder):
+        seen.append(folder.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "train_process", stopped)
+    settings = SMALL | {"processes": ("psld:gamma=0,nu=4",), "rows": ("em@quadratic",)}
+    with pytest.raises(KeyboardInterrupt):
+        compare_processes(tmp_path / "p.json", folder=tmp_path / "runs", **settings)
+    assert seen == ["psld-gamma=0,nu=4-seed0"]
+
+
 def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
     real = lab_train.fit
 

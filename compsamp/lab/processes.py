@@ -82,7 +82,7 @@ def compare_processes(
     results = Results(out, setup, spell_call("compare_processes", out, asked))
 
     def make(process: str, seed: int):
-        place = Path(folder) / f"{process}-seed{seed}"
+        place = Path(folder) / f"{process.replace(':', '-')}-seed{seed}"
         return train_process(process, seed, images, labels, recipe, place).bind(amp=amp)
 
     keys = itertools.product(seeds, processes, rows, nfe)
