@@ -525,7 +525,7 @@ def atomic(
     path: str | Path,  # where the file shall be; its folder is made if it is missing
 ):
     "A temporary path, moved onto `path` when the block ends well; OSError if the disk is full."
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_dead(path.parent)
     folder, lock = temporary_folder(path)
@@ -534,7 +534,7 @@ def atomic(
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        shutil.copymode(folder / "lock", temporary)  # what the umask leaves of a new file
         os.replace(temporary, path)
     except Exception as error:
         code = re.search(r"\(os error (\d+)\)", str(error))  # so says safetensors
@@ -609,6 +609,7 @@ def check_output(
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, not the name of a file", str(path))
+    path = Path(os.path.realpath(path) if path.is_symlink() else path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

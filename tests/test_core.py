@@ -145,6 +145,29 @@ def test_a_failed_png_leaves_the_old_one(tmp_path):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
 
 
+@posix
+def test_what_a_link_points_to_is_written(tmp_path):
+    link, target = tmp_path / "link", tmp_path / "far" / "target"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    check_output(link)
+    write_json(link, 1)
+    assert link.is_symlink() and target.read_text() == link.read_text() == "1\n"
+    assert sorted(os.listdir(tmp_path)) == ["far", "link"]
+
+
+@posix
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_is_as_open_as_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
+
+
 def test_an_output_is_tried_before_the_work(tmp_path):
     check_output(tmp_path / "new" / "a.png")
     assert os.listdir(tmp_path) == []  # a check leaves nothing behind
