@@ -275,10 +275,10 @@ def check_rows(
 ):
     "ValueError unless every row can be walked on this network at every budget: before the work."
     for row, nfe, weight in itertools.product(rows, budgets, weights):
-        spec = SamplingSpec.parse(row)
-        drawer = spec.denoiser(denoiser)
         evals = 1 if weight in (0, 1) else 2
         try:
+            spec = SamplingSpec.parse(row)
+            drawer = spec.denoiser(denoiser)
             times = spec.route(drawer.process, nfe, evals=evals)
             route = sampling.as_route(drawer.process, times)
             sampling.check_samplers(spec.sampler, drawer.process, route)

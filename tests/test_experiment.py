@@ -12,12 +12,10 @@ import torch
 
 from compsamp import commands, inpainting
 from compsamp.core import write_sealed
-from compsamp.experiment import Results, check_rows, read_results
+from compsamp.experiment import Results, check_rows, generate, read_results
 from compsamp.forward import VP
 from compsamp.lab import inpainting as restoring, race
 from compsamp.mixtures import ring
-from compsamp.experiment import Results, generate, read_results
-from compsamp.forward import VP
 from compsamp.networks import Denoiser, UNet
 
 SETUP = {"n": 3, "sizes": (1, 2)}
@@ -155,6 +153,8 @@ def test_the_race_and_the_inpainting_look_at_every_row_first():
     assert restoring.restoring_ways(("mean fill",), 12, plain, plain, plain) == {}
     with pytest.raises(ValueError, match="at least 13"):
         restoring.restoring_ways(("restart", "resampled"), 12, denoiser, denoiser, denoiser)
+
+
 NETWORK = Denoiser(UNet(width=8, mults=(1,), attention=(), classes=4), VP(), (1, 8, 8))
 
 

@@ -502,6 +502,8 @@ def test_states_of_any_type_on_a_network_of_float32(dtype):
     usual = sampling.sample(sampling.DDIM(), denoiser, 4, n=2).x
     allowed = {torch.float64: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
     assert float((drawn.float() - usual).norm() / usual.norm()) < allowed
+
+
 def test_a_wrapper_around_what_knows_no_labels():
     exact = ring().denoiser(forward.VP())
     wrapped = N.DenoiserWrapper(N.DenoiserWrapper(exact))
