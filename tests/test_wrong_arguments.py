@@ -55,7 +55,8 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
     "layers and wrappers, of sizes that the network around them has checked": """
         ResBlock Attention ImageConditioned PackedTransformer KeywordNetwork""",
     "files and folders, after the call that names them": """
-        lock_file alone_in temporary_folder clear_dead atomic as_plain seal_of cell_text find_files ArrayUnpickler
+        lock_file alone_in temporary_folder clear_dead atomic as_plain seal_of cell_text
+        find_files ArrayUnpickler
         arrays_promised inner_network network_differences construct_network weights_hash
         asset_path shipped_networks known_hash tensor_kind fill_weights module_folder new_card
         faces_folder read_face read_config read_part find_parts parts_of_folder own_config
