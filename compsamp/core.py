@@ -6,9 +6,9 @@ __all__ = ['LARGEST', 'LARGEST_INT', 'KIND_WORDS', 'PARTIAL', 'PALETTE', 'BLUE',
            'as_real', 'brief_value', 'is_of_kind', 'kinds_of', 'check_kind', 'seems_finite', 'check_numbers',
            'check_limit', 'check_arguments', 'stream', 'is_count', 'Noise', 'f64', 'cast', 'blocks', 'unblocks',
            'per_sample', 'block_rows', 'sample_matrices', 'mix', 'affine', 'Record', 'records', 'cast_records',
-           'pick_device', 'lock_file', 'alone_in', 'temporary_folder', 'clear_dead', 'atomic', 'as_plain', 'write_json',
-           'seal_of', 'write_sealed', 'check_seal', 'check_output', 'check_same', 'to_uint8', 'tile', 'save_png',
-           'show']
+           'pick_device', 'lock_file', 'alone_in', 'temporary_folder', 'clear_dead', 'end_of_link', 'atomic',
+           'as_plain', 'as_in_file', 'write_json', 'seal_of', 'write_sealed', 'check_seal', 'check_output',
+           'check_same', 'to_uint8', 'tile', 'save_png', 'show']
 
 # %% ../nbs/00_core.ipynb #79fdbec5
 #| code-fold: true
@@ -520,12 +520,17 @@ def clear_dead(
                 shutil.rmtree(left, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #037d1b32
+def end_of_link(path: str | Path) -> Path:
+    "Where a file is really written: what a link points to, or the path itself."
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
 @contextlib.contextmanager
 def atomic(
     path: str | Path,  # where the file shall be; its folder is made if it is missing
 ):
     "A temporary path, moved onto `path` when the block ends well; OSError if the disk is full."
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    path = end_of_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_dead(path.parent)
     folder, lock = temporary_folder(path)
@@ -559,6 +564,13 @@ def as_plain(
     raise TypeError(f"value = {brief_value(value)!r}: {allowed}")
 
 
+def as_in_file(
+    value,  # what `write_json` can write
+):
+    "The value as JSON gives it back: lists for tuples, plain numbers for numpy's."
+    return json.loads(json.dumps(value, default=as_plain))
+
+
 @check_arguments
 def write_json(
     path: str | Path,  # where to
@@ -585,8 +597,7 @@ def write_sealed(
     content: dict,  # as for `write_json`
 ):
     "Write JSON with a seal, so that a damage to any of its numbers is found."
-    text = json.dumps(content, allow_nan=False, default=as_plain)
-    plain = json.loads(text)  # tuples become lists, as in the file
+    plain = as_in_file(content)
     write_json(path, plain | {"seal": seal_of(plain)})
 
 
@@ -609,7 +620,7 @@ def check_output(
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, not the name of a file", str(path))
-    path = Path(os.path.realpath(path) if path.is_symlink() else path)
+    path = end_of_link(path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from . import networks
 from compsamp.core import (
+    as_in_file,
     as_plain,
     atomic,
     check_output,
@@ -42,13 +43,12 @@ from compsamp.sampling import (
     Sampler,
     Samples,
     as_route,
-    check_samplers,
+    check_walk,
     grid,
     labels_binder,
     progress_bar,
     sample,
     state_shape,
-    stretches,
 )
 from .training import BatchLoader, StepRandom, Trainer, pictures_hash
 
@@ -265,11 +265,9 @@ def checksum(
 def check_sampling(sampler, denoiser, times, n: int, batch: int, labels, guidance, shape):
     "The errors of `sample`, before anything is written."
     process = denoiser.process
-    route = as_route(process, grid(process, times) if is_count(times) else times)
-    check_samplers(sampler, process, route)
+    check_walk(sampler, process, grid(process, times) if is_count(times) else times)
     state_shape(denoiser, shape)
     labels_binder(denoiser, n, batch, labels, guidance)
-    stretches(sampler, process, route, torch.empty(0))
 
 
 def sampling_card(
@@ -310,8 +308,7 @@ def sampling_card(
         "network": checksum(denoiser),
         "options": options,
     }
-    text = json.dumps(card, default=as_plain)
-    return json.loads(text)  # as it will be read back: tuples become lists
+    return as_in_file(card)
 
 # %% ../nbs/17_distributed.ipynb #88d6f564
 #| code-fold: true

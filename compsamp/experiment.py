@@ -29,6 +29,7 @@ from . import __version__, metrics, sampling
 from compsamp.core import (
     LARGEST_INT,
     alone_in,
+    as_in_file,
     as_plain,
     check_arguments,
     check_output,
@@ -58,8 +59,7 @@ class Results:
     ):
         self.path = Path(path)
         require_output(self.path, "out")
-        text = json.dumps(setup, default=as_plain)
-        setup = json.loads(text)  # tuples become lists, as in the file
+        setup = as_in_file(setup)
         self.seen = self.written_at()
         held = read_results(self.path) if self.path.exists() else {"setup": setup, "cells": []}
         both = dict.fromkeys(held["setup"]) | setup  # what either of the two says
@@ -280,9 +280,7 @@ def check_rows(
             spec = SamplingSpec.parse(row)
             drawer = spec.denoiser(denoiser)
             times = spec.route(drawer.process, nfe, evals=evals)
-            route = sampling.as_route(drawer.process, times)
-            sampling.check_samplers(spec.sampler, drawer.process, route)
-            sampling.stretches(spec.sampler, drawer.process, route, torch.empty(0))
+            sampling.check_walk(spec.sampler, drawer.process, times)
         except ValueError as error:
             raise ValueError(f"row = {str(row)!r} at {nfe} evaluations: {error}") from error
 

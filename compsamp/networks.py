@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import compsamp
 from compsamp.core import (
     LARGEST,
+    as_in_file,
     as_real,
     atomic,
     brief_value,
@@ -683,8 +684,8 @@ def network_differences(
     said = {"predicts": "eps", "sigma_data": 0.5} | said
     said["config"] = usual | (said.get("config") or {}) if has["config"] else {}
     has["config"] = usual | has["config"] if has["config"] else {}
-    told = json.loads(json.dumps({name: said.get(name, value) for name, value in has.items()}))
-    has = json.loads(json.dumps(has))
+    told = as_in_file({name: said.get(name, value) for name, value in has.items()})
+    has = as_in_file(has)
     return {name: (told[name], has[name]) for name in has if told[name] != has[name]}
 
 # %% ../nbs/04_networks.ipynb #9b22f213

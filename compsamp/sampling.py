@@ -5,7 +5,7 @@ __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'ADAMS',
            'identity_blocks', 'drift_terms', 'require_count', 'require_points', 'karras', 'grid', 'check_grid',
            'kept_step', 'check_promise', 'Sampler', 'walk', 'Route', 'check_detour', 'as_route', 'nfe',
            'points_for_budget', 'final_denoise', 'is_worked_out', 'settings_key', 'cast_coefficients', 'coefficients',
-           'descend', 'jumps', 'jump', 'stretches', 'follow', 'check_samplers', 'states', 'Euler', 'Heun',
+           'descend', 'jumps', 'jump', 'stretches', 'follow', 'check_samplers', 'check_walk', 'states', 'Euler', 'Heun',
            'EulerMaruyama', 'Samples', 'can_show_bar', 'progress_lines', 'progress_bar', 'whole_labels',
            'labels_binder', 'state_shape', 'require_memory', 'require_finite', 'usual_batch', 'start_state', 'sample',
            'DDIM', 'transfer', 'transfer_x0', 'PNDM', 'gauss_legendre', 'lag', 'after_first', 'DEIS2', 'DPMpp2M',
@@ -475,6 +475,13 @@ def check_samplers(sampler: Sampler, process: LinearSDE, route: Route) -> bool:
             allowed += ", which needs a network trained with momentum, such as a PSLD's"
         require(one.k in (None, process.k), "process", process, allowed)
     return any(one.draws for one in used) or bool(route.detours) and route.s_noise > 0
+
+
+def check_walk(sampler: Sampler, process: LinearSDE, times):
+    "The errors of a walk over times or a `Route`, before its first step."
+    route = as_route(process, times)
+    check_samplers(sampler, process, route)
+    stretches(sampler, process, route, torch.empty(0))
 
 
 @check_arguments(z=float)

@@ -31,7 +31,8 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         require_count require_points require_memory require_finite require_range
         whole_labels labels_binder state_shape check_strength check_module_card check_images
         check_weights check_damping check_step_lengths check_full_noise check_word
-        check_splitting check_rows require_still check_agrees require_output require_within
+        check_splitting check_walk check_rows
+        require_still check_agrees require_output require_within
         warn_if_snapped_far ordered_times""",
     "the arithmetic of a step, on what `prepare` and a denoiser have made": """
         cast unblocks per_sample block_rows sample_matrices mix affine Record records
@@ -55,7 +56,8 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
     "layers and wrappers, of sizes that the network around them has checked": """
         ResBlock Attention ImageConditioned PackedTransformer KeywordNetwork""",
     "files and folders, after the call that names them": """
-        lock_file alone_in temporary_folder clear_dead atomic as_plain seal_of cell_text
+        lock_file alone_in temporary_folder clear_dead end_of_link atomic as_plain as_in_file
+        seal_of cell_text
         find_files ArrayUnpickler
         arrays_promised inner_network network_differences construct_network weights_hash
         asset_path shipped_networks known_hash tensor_kind fill_weights module_folder new_card

@@ -490,9 +490,8 @@ class ArmRun(CompensationRun):
                     used = module if strength else None
                     return self.cell(denoiser, used, strength, budget, seed) | {"term": size}
 
-                self.results.fill(
-                    [key for key in keys if key["step"] == step], measure_cell, arm_line
-                )
+                here = [key for key in keys if key["step"] == step]
+                self.results.fill(here, measure_cell, arm_line)
 
     def folder(self, name: str, seed: int) -> Path:
         "Where an arm keeps its checkpoint and its module."

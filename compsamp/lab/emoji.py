@@ -220,9 +220,8 @@ def compare_emoji(
 
     keys = itertools.product(seeds, nfe, rows)
     names = ("seed", "budget", "row")
-    return results.fill(
-        [dict(zip(names, key, strict=True)) for key in keys], measure_cell, emoji_line
-    )
+    cells = [dict(zip(names, key, strict=True)) for key in keys]
+    return results.fill(cells, measure_cell, emoji_line)
 
 
 def check_colour_network(denoiser: networks.Denoiser, reference: dict):

@@ -9,6 +9,7 @@ __all__ = ['ROWS', 'row_spec', 'measure', 'check_measure', 'measured_line', 'shi
 #| code-summary: "imports of the module"
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,15 +86,14 @@ def measure(
         results.save(floor=real_floor(setup))
 
     def measure_cell(row, budget, guidance, seed):
-        spec = row_spec(row)
-        if has_labels and guidance != 1:
-            spec = SamplingSpec.parse(f"{spec}^{zoo.spell_value(guidance)}")
+        weight = guidance if has_labels and guidance != 1 else None
+        spec = replace(row_spec(row), guidance=weight)
         drawing = "in turn" if has_labels else None
         progress = sys.stdout.isatty()
         cell = generate_and_score(
             denoiser, spec, budget, n, seed, reference, classifier, drawing, progress=progress
         )
-        return row_spec(row).facts() | cell
+        return spec.facts() | cell
 
     keys = itertools.product(nfe, rows, guidance, seeds)
     names = ("budget", "row", "guidance", "seed")
