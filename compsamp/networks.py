@@ -2,12 +2,12 @@
 
 # %% auto #0
 __all__ = ['PARAMETRISATIONS', 'MOST_PARAMETERS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet',
-           'count_parameters', 'network_time', 'Parametrised', 'preconditioning', 'PredictX0', 'PredictV', 'PredictEDM',
-           'Denoiser', 'check_state', 'check_answer', 'check_channels', 'class_numbers', 'check_labels', 'guided_noise',
-           'clipped_noise', 'process_card', 'inner_network', 'network_card', 'network_differences', 'check_card_sizes',
-           'construct_network', 'file_hash', 'save_tensors', 'save', 'weights_hash', 'asset_path', 'shipped_networks',
-           'checkpoint_folder', 'read_card', 'check_card', 'known_hash', 'read_tensors', 'tensor_kind', 'check_tensors',
-           'fill_weights', 'DenoiserWrapper']
+           'count_parameters', 'network_time', 'ask_network', 'Parametrised', 'preconditioning', 'PredictX0',
+           'PredictV', 'PredictEDM', 'Denoiser', 'check_state', 'check_answer', 'check_channels', 'class_numbers',
+           'check_labels', 'guided_noise', 'clipped_noise', 'process_card', 'inner_network', 'network_card',
+           'network_differences', 'check_card_sizes', 'construct_network', 'file_hash', 'save_tensors', 'save',
+           'weights_hash', 'asset_path', 'shipped_networks', 'checkpoint_folder', 'read_card', 'check_card',
+           'known_hash', 'read_tensors', 'tensor_kind', 'check_tensors', 'fill_weights', 'DenoiserWrapper']
 
 # %% ../nbs/04_networks.ipynb #4038d17c
 #| code-fold: true
@@ -301,6 +301,19 @@ def network_time(
     return (1000 * t).to(torch.float32).to(z.device, non_blocking=True)
 
 # %% ../nbs/04_networks.ipynb #f55368f4
+def ask_network(
+    network: Callable,
+    z: Tensor,  # states, of any floating-point type
+    t: Tensor,  # network times `(B,)`
+    labels=None,  # `(B,)`
+) -> Tensor:
+    "Its answer in z's type, worked out in that of its weights; a parametrisation keeps z's."
+    weights = network.parameters() if isinstance(network, nn.Module) else ()
+    kind = next((p.dtype for p in weights if p.is_floating_point()), z.dtype)
+    inside = z if isinstance(network, Parametrised) else z.to(kind)
+    return network(inside, t, labels).to(z.dtype)
+
+
 @check_arguments
 class Parametrised(nn.Module):
     "A network seen through a parametrisation: eps = K z + w net(c z)."
@@ -342,7 +355,7 @@ class Parametrised(nn.Module):
 
         K, w, c = map(send, self.parts(mu, C))
         told = send(self.clock(t, mu, C), torch.float32)
-        answer = self.net(mix(torch.diag_embed(c), z), told, labels)
+        answer = ask_network(self.net, mix(torch.diag_embed(c), z), told, labels)
         ok = self.process.k * answer.shape[1] == z.shape[1]
         allowed = f"{z.shape[1] // self.process.k}: the network inside describes the picture"
         require(ok, "channels_out", answer.shape[1], f"{allowed}, not its noise")
@@ -605,13 +618,9 @@ def guided_noise(
     if getattr(d.network, "training", False):
         d.network.eval()  # dropout would make every answer another one
 
-    weights = d.network.parameters() if isinstance(d.network, nn.Module) else ()
-    kind = next((p.dtype for p in weights if p.is_floating_point()), z.dtype)
-
     def call(z, t1000, labels):
-        "The network in the type of its weights, the answer in that of the states."
         if not d.amp:
-            return d.network(z.to(kind), t1000, labels).to(z.dtype)
+            return ask_network(d.network, z, t1000, labels)
         with torch.autocast(z.device.type, torch.bfloat16):
             return d.network(z, t1000, labels).to(z.dtype)
 

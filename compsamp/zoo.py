@@ -312,7 +312,8 @@ def _require_restart(up):
     four = isinstance(up, tuple | list) and len(up) == 4
     ordered = four and all(map(is_real, up[:2])) and 0 < up[0] < up[1] < math.inf
     counted = ordered and all(map(is_count, up[2:])) and up[2] >= 2 and up[3] >= 1
-    allowed = "(low, high, points, repeats), 0 < low < high, at least 2 points and 1 repeat"
+    allowed = "(sigma_min, sigma_max, points, repeats), 0 < sigma_min < sigma_max"
+    allowed += ", at least 2 points and 1 repeat"
     require(counted, "restarts", brief_value(up), allowed)
 
 

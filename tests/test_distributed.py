@@ -634,6 +634,7 @@ TOGETHER = """
         while not (folder / "given up").exists():
             time.sleep(.1)
     said["down"] = not torch.distributed.is_initialized()
+    said["after"] = caught(lambda: group.any(0))
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(said))
     os._exit(0)  # gloo may abort at the end of a process that has given another up
 """
@@ -676,6 +677,7 @@ def test_two_processes_train_as_one(gloo, tmp_path):
     for rank, told in enumerate((first, second)):
         assert told["differ"].startswith("ValueError: training = {'lr'"), told
         assert f"number {rank}" in told["differ"] and "'batch'" not in told["differ"], told
+    assert first["after"].startswith("ConnectionError: group = 'ended'"), "it has been left"
     assert first["silent"].startswith("ConnectionError: process 0 of 2"), "nobody waits for ever"
     assert "No space left" in first["full"] and "process 0 could not save" in second["full"]
     assert first["saved"] and second["saved"]
@@ -829,3 +831,31 @@ def test_a_wrapped_denoiser_knows_its_own_chunks(tmp_path):
         D.chunk_path(folder, 1).unlink()
         assert torch.equal(draw(folder=folder).x, first.x)
     assert D.checksum(read_as(20.0)) == D.checksum(read_as(20.0)) != D.checksum(read_as(25.0))
+
+
+LEAVE = """
+from pathlib import Path
+
+from compsamp import distributed as D
+
+
+def threads():
+    "Those of gloo in this process."
+    found = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        found.append(path.read_text().strip())
+    return [name for name in found if "gloo" in name]
+
+
+with D.process_group("cpu", timeout=100) as group:
+    group.any(0)
+    inside = len(threads())
+print(inside > 0, threads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in /proc")
+def test_no_thread_of_a_group_outlives_it(gloo):
+    "One that still runs when the interpreter ends may abort the process."
+    codes, said = end(start(LEAVE))
+    assert codes == [0, 0] and [text.strip() for text in said] == ["True []"] * 2, said

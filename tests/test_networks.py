@@ -500,6 +500,9 @@ def test_states_of_any_type_on_a_network_of_float32(dtype):
     drawn = sampling.sample(sampling.DDIM(), denoiser, 4, n=2, dtype=dtype).x
     assert drawn.dtype == dtype
     usual = sampling.sample(sampling.DDIM(), denoiser, 4, n=2).x
+    seen = N.Denoiser(N.PredictX0(denoiser.network, forward.VP()), forward.VP(), (1, 8, 8))
+    z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert seen.eps(z, 0.01).dtype == dtype
     allowed = {torch.float64: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
     assert float((drawn.float() - usual).norm() / usual.norm()) < allowed
 

@@ -497,7 +497,7 @@ RESTARTS = [
 
 @pytest.mark.parametrize("up", RESTARTS, ids=str)
 def test_a_restart_of_a_row_can_be(up):
-    with pytest.raises(ValueError, match="restarts = .*low < high"):
+    with pytest.raises(ValueError, match="restarts = .*sigma_min < sigma_max"):
         SamplingSpec(DDIM(), restarts=(up,))
 
 
