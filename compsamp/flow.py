@@ -98,9 +98,9 @@ class FlowDenoiser(Denoiser):
 
     def velocity(self, z: Tensor, t) -> Tensor:
         "v at time t (float, or `(B,)`), z's shape; uncounted."
-        networks.check_state(self.process, z, t, self.shape)
+        networks.check_state(self.process, z, t, self.shape, look=False)
         v = networks.guided_noise(self, z, networks.network_time(self.network, t, z))
-        networks.check_answer(self.network, v, t)
+        networks.check_answer(self.network, z, v, t)
         if not self.clip:
             return v
         t = at_time(t, z)

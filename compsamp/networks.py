@@ -310,8 +310,9 @@ def ask_network(
     "Its answer in z's type, worked out in that of its weights; a parametrisation keeps z's."
     weights = network.parameters() if isinstance(network, nn.Module) else ()
     kind = next((p.dtype for p in weights if p.is_floating_point()), z.dtype)
-    inside = z if isinstance(network, Parametrised) else z.to(kind)
-    return network(inside, t, labels).to(z.dtype)
+    as_it_is = kind == z.dtype or isinstance(network, Parametrised)
+    answer = network(z if as_it_is else z.to(kind), t, labels)
+    return answer if answer.dtype == z.dtype else answer.to(z.dtype)
 
 
 @check_arguments
@@ -507,9 +508,9 @@ class Denoiser(NoisePredictor):
 
     def predict(self, z: Tensor, t) -> Tensor:
         "The same, uncounted."
-        check_state(self.process, z, t, self.shape)
+        check_state(self.process, z, t, self.shape, look=False)
         e = guided_noise(self, z, network_time(self.network, t, z))
-        check_answer(self.network, e, t)
+        check_answer(self.network, z, e, t)
         if e.shape[1] < z.shape[1]:
             e = torch.cat([torch.zeros_like(z[:, e.shape[1] :]), e], 1)
         return clipped_noise(self, z, e, t) if self.clip else e
@@ -544,17 +545,20 @@ def check_state(
     z,  # a state
     t,  # a float, or `(B,)`
     shape: tuple | None = None,  # of one picture, if that is known
+    look: bool = True,  # for NaN and infinity; False: `check_answer` does, once for both
 ):
     """TypeError unless z holds floats; ValueError unless they are finite and 0 < t <= T, one time
-    or one per sample. On a GPU z is not looked at: there `sample` judges the end."""
-    ok = isinstance(z, Tensor) and z.is_floating_point()
-    require(ok, "z", getattr(z, "dtype", type(z).__name__), "a tensor of floats", TypeError)
+    or one per sample."""
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        shown = getattr(z, "dtype", type(z).__name__)
+        require(False, "z", shown, "a tensor of floats", TypeError)
     if shape is None:
         require(z.dim() >= 2, "z", tuple(z.shape), "one state per sample, (B, k*C, ...)")
     elif z.dim() != len(shape) + 1 or z.shape[1] != process.k * shape[0]:
         allowed = f"(B, {process.k * shape[0]}, ...), pictures of shape {tuple(shape)}"
         require(False, "z", tuple(z.shape), allowed)
-    require(seems_finite(z), "z", "NaN or infinity", "finite numbers")
+    if look:
+        require(seems_finite(z), "z", "NaN or infinity", "finite numbers")
     if isinstance(t, float) and 0 < t <= process.T:  # nearly always: no tensors needed to see it
         return
     times = process.checked(t, zero=False)
@@ -562,9 +566,11 @@ def check_state(
     require(ok, "t", tuple(times.shape), f"one time, or one for each of the {len(z)} samples")
 
 
-def check_answer(network, answer: Tensor, t):
-    "FloatingPointError if a network answers NaN or infinity; on a GPU it is not looked at."
+def check_answer(network, z: Tensor, answer: Tensor, t):
+    """ValueError if NaN or infinity in the state z made the answer such, FloatingPointError if
+    the network did. On a GPU neither is looked at: there `sample` judges the end."""
     if not seems_finite(answer):
+        require(seems_finite(z), "z", "NaN or infinity", "finite numbers")
         name = f"answer of {type(network).__name__} at t = {float(torch.as_tensor(t).max()):.4g}"
         require(False, name, "NaN or infinity", "finite numbers", FloatingPointError)
 
