@@ -726,6 +726,13 @@ def test_a_falling_setting():
     row = claims.judge_claim(claim, {"toy.json": cells})
     assert row["verdict"] == "reproduced"
     assert "2 at 10, 1 at 20, 0 at 50" in row["measured"]
+    turned = [cell | {"budget": {10: 50, 20: 20, 50: 10}[cell["budget"]]} for cell in cells]
+    assert claims.judge_claim(claim, {"toy.json": turned})["verdict"] == "not reproduced"
+    mixed = [cell for cell in cells if cell["seed"] < 3]
+    mixed += [cell for cell in turned if cell["seed"] >= 3]  # falls in three of five: no more
+    assert claims.judge_claim(claim, {"toy.json": mixed})["verdict"] == "open"
+    alone = [cell for cell in cells if cell["seed"] == 0]
+    assert claims.judge_claim(claim, {"toy.json": alone})["verdict"] == "open"
 
 
 def test_baselines_and_lists():

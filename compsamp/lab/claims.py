@@ -6,7 +6,7 @@ __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 
            'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves',
            'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'known_floor',
            'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger', 'spell_yardstick',
-           'yardstick_table', 'page_verdicts', 'verdict_table', 'ledger_table']
+           'yardstick_table', 'page_verdicts', 'verdict_table', 'other_words', 'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -25,7 +25,12 @@ from .. import networks
 from ..core import require
 from ..experiment import read_results, real_floor
 from .race import LEAST_SEEDS
-from .yardsticks import Interval, judge_ratio, paired_log_ratio
+from compsamp.lab.yardsticks import (
+    Interval,
+    judge_ratio,
+    paired_difference,
+    paired_log_ratio,
+)
 
 # %% ../../nbs/lab_claims.ipynb #483777dd
 #| code-fold: true
@@ -294,7 +299,7 @@ def spell_factors(needed: list, spent: list, missed: int) -> str:
 
 
 def compare_falls(claim: dict, files: dict) -> dict:
-    "Per seed the best value of a setting at each budget, and in how many seeds it falls."
+    "Per seed the best value of a setting at each budget; from the least to the largest its change."
     chosen = {}
     for cell in select_cells(files[claim["file"]], claim["better"]):
         found = re.search(rf"{claim['setting']}=([.0-9]+)", cell["sampler"])
@@ -302,15 +307,15 @@ def compare_falls(claim: dict, files: dict) -> dict:
         best = chosen.setdefault(cell["seed"], {})
         record = (cell["frechet"], value)
         best[cell["budget"]] = min(record, best.get(cell["budget"], record))
-    falling, texts = 0, []
+    ends, texts = [], []
     for best in chosen.values():
-        values = [best[budget][1] for budget in sorted(best)]
-        falling += values[0] > values[-1] and all(a >= b for a, b in pairwise(values))
+        ends.append((best[max(best)][1], best[min(best)][1]))
         texts.append(", ".join(f"{best[b][1]:g} at {b}" for b in sorted(best)))
     total = len(texts)
     text = "; ".join(f"{said} ({times} of {total})" for said, times in Counter(texts).items())
     nothing = {"ratio": None, "low": None, "high": None}
-    return nothing | {"seeds": len(chosen), "falling": falling, "measured": text}
+    change = paired_difference(*zip(*ends)) if total >= 2 else None
+    return nothing | {"seeds": total, "change": change, "measured": text}
 
 
 KINDS = {"lower": compare_lower, "fewer": compare_fewer, "falls": compare_falls}
@@ -330,11 +335,9 @@ def verdict_of(claim: dict, found: dict) -> str:
     total = found["seeds"]
     if total < LEAST_SEEDS or claim.get("unpublished", False) or claim.get("too_small", False):
         return "open"
-    if "falling" in found:
-        every = found["falling"] == total
-        if every:
-            return "reproduced"
-        return "partly" if 2 * found["falling"] > total else "not reproduced"
+    if "change" in found:
+        _, low, high = found["change"]
+        return "reproduced" if high < 0 else "not reproduced" if low > 0 else "open"
     if found.get("missed", 0):
         return "not reproduced"
     allowed = 0 if found.get("near_floor") else claim.get("allow", 0)  # raw, all look alike there
@@ -478,6 +481,13 @@ def verdict_table(
     return "\n".join(lines)
 
 
+def other_words(row: dict) -> str:
+    "What the yardsticks without the network's error say: (a) the flow's limit, (b) exact score."
+    told = zip("ab", (row.get(target) for target in YARDSTICKS))
+    words = [f"({letter}) {found['verdict']}" for letter, found in told if found]
+    return f"; {', '.join(words)}" if words else ""
+
+
 def ledger_table(rows: list) -> str:
     "The ledger as a Markdown table."
     lines = [
@@ -487,6 +497,6 @@ def ledger_table(rows: list) -> str:
     for row in rows:
         said = f"{row['published']}; {row['source']}" if row["published"] else row["source"]
         claim = f"[{row['claim']}]({row['link']})"
-        found = f"{row['measured']} | {row.get('n') or ''} | {row['verdict']}"
+        found = f"{row['measured']}{other_words(row)} | {row.get('n') or ''} | {row['verdict']}"
         lines.append(f"| {row['paper']} | {claim} | {said} | {found} |")
     return "\n".join(lines)
