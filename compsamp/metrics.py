@@ -261,6 +261,8 @@ def frechet_limit(
     return float(limit), float(slope)
 
 # %% ../nbs/06_metrics.ipynb #11481db6
+#| code-fold: true
+#| code-summary: "neighbour_radii, inside_balls, precision_recall: the loop in blocks"
 @check_arguments(points=float, block=(1, LARGEST_INT))
 def neighbour_radii(
     points: Tensor,  # `(n, d)`
@@ -324,6 +326,8 @@ def feature_scores(
     return dict(found, n=len(feats))
 
 # %% ../nbs/06_metrics.ipynb #3966625e
+#| code-fold: true
+#| code-summary: "wasserstein and sliced_wasserstein: equations (5) and (6)"
 def check_clouds(
     x: Tensor,  # `(n, d)`
     y: Tensor,  # `(n, d)`

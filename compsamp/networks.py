@@ -285,7 +285,7 @@ def count_parameters(net: nn.Module) -> int:
 
 # %% ../nbs/04_networks.ipynb #30e99209
 #| code-fold: true
-#| code-summary: "network_time: 1000 t, where the network wants it"
+#| code-summary: "network_time and ask_network: 1000 t and z, as the network wants them"
 def network_time(
     network,  # float64 times on the CPU if it has `on_host` set, else float32 beside z
     t,  # process time: a float, or float64 `(B,)`
@@ -300,7 +300,7 @@ def network_time(
         return 1000 * t.cpu().double()
     return (1000 * t).to(torch.float32).to(z.device, non_blocking=True)
 
-# %% ../nbs/04_networks.ipynb #f55368f4
+
 def ask_network(
     network: Callable,
     z: Tensor,  # states, of any floating-point type
@@ -314,7 +314,7 @@ def ask_network(
     answer = network(z if as_it_is else z.to(kind), t, labels)
     return answer if answer.dtype == z.dtype else answer.to(z.dtype)
 
-
+# %% ../nbs/04_networks.ipynb #f55368f4
 @check_arguments
 class Parametrised(nn.Module):
     "A network seen through a parametrisation: eps = K z + w net(c z)."

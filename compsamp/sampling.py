@@ -1087,6 +1087,7 @@ class EDMHeun(Sampler):
             "keep": sigma_s / sigma_u,
             "gain": psi_s - psi_u * sigma_s / sigma_u,
         }
+        # Heun adds b/2 times the change of eps: gain * ratio / 2 times the change of x0
         ratio = sigma_u * psi_s / (psi_u * sigma_s)  # rho_u / rho_s; if infinite, Heun in 1 / rho
         weight = torch.where(ratio.isfinite(), ratio, 1.0) / 2
         up = {"u": u, "up": psi, "c": self.s_noise * Sigma.sqrt()}

@@ -753,6 +753,23 @@ def test_baselines_and_lists():
     assert row["seeds"] == 3
 
 
+def test_more_seeds_of_a_claim_lie_in_another_file(tmp_path):
+    def write(name, seeds):
+        sides = (("a", 0.5), ("b", 1.0))
+        cells = [
+            {"arm": arm, "nfe": 10, "seed": s, "frechet": v} for s in seeds for arm, v in sides
+        ]
+        (tmp_path / name).write_text(json.dumps({"setup": {"n": 9}, "cells": cells}))
+
+    claim = toy_claim(more="more.json")
+    write("toy.json", range(3))
+    rows, missing = claims.claims_ledger(tmp_path, [claim])
+    assert not rows and missing == ["more.json: no results file yet"]
+    write("more.json", range(3, 7))
+    (row,), missing = claims.claims_ledger(tmp_path, [claim])
+    assert row["seeds"] == 7 and row["verdict"] == "reproduced" and not missing
+
+
 def test_records_that_lack_something(tmp_path):
     file = tmp_path / "claims.toml"
     file.write_text('[[claim]]\nclaim = "short"\n')
@@ -790,7 +807,7 @@ def test_the_page_of_advice_on_momentum():
     "Its two ratios at 50 evaluations are those of the results."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
     cells = read_results(claims.RESULTS_FOLDER / "ablation.json")["cells"]
-    tuned = "roba:lam_s=4@quadratic"
+    tuned = "roba:lam_s=1,dial=time@quadratic"
     for other, words in (
         ("conjugate:lam=.5,shape=ones@quadratic", "times its distance, {} seeds"),
         ("roba@quadratic", "of its distance as it comes ({} seeds)"),

@@ -416,6 +416,7 @@ def claims_ledger(
     rows, missing, files, sizes = [], [], {}, {}
     for claim in read_claims() if claims is None else claims:
         needed = {claim["file"], claim.get("than_file", claim["file"])}
+        needed |= {claim.get("more", claim["file"])}
         names = needed | {yardstick_file(claim, target) for target in YARDSTICKS} - {""}
         absent = {name for name in names if not (Path(folder) / name).exists()}
         missing += [f"{name}: no results file yet" for name in absent]
@@ -425,7 +426,9 @@ def claims_ledger(
             held = read_results(Path(folder) / name)
             files[name], sizes[name] = cells_with_floor(held), held["setup"].get("n")
         try:
-            row = judge_claim(claim, files) | {"n": sizes[claim["file"]]}
+            cells = files[claim["file"]] + files.get(claim.get("more"), [])
+            row = judge_claim(claim, files | {claim["file"]: cells})
+            row |= {"n": sizes[claim["file"]]}
             row |= {target: direction_on(claim, target, files) for target in YARDSTICKS}
             rows.append(row)
         except (KeyError, TypeError) as error:
