@@ -317,6 +317,21 @@ def _require_restart(up):
     require(counted, "restarts", brief_value(up), allowed)
 
 
+def _grid_ends(process: LinearSDE, low: float | None, high: float | None) -> dict:
+    "Ends of a grid as times; ValueError where the process, and so its network, does not reach."
+    if low is None and high is None:
+        return {}
+    least, most = (float(process.rho(t)) for t in (process.eps, process.T))
+    allowed = f"from {least:.4g} to {most:.4g}, the noise-to-signal ratios of this process"
+    for name, ratio in (("low", low), ("high", high)):
+        inside = ratio is None or least * (1 - 5e-4) <= ratio <= most * (1 + 5e-4)  # as rounded
+        require(inside, name, ratio, allowed)
+    ends = (least if low is None else low, most if high is None else high)
+    require(ends[0] < ends[1], "low, high", ends, "low below high")
+    bottom, top = (float(process.time(min(max(ratio, least), most))) for ratio in ends)
+    return ({} if low is None else {"bottom": bottom}) | ({} if high is None else {"top": top})
+
+
 @check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12), rho=(1e-3, 1e3), guidance=(0, LARGEST))
 @dataclass(frozen=True)
 class SamplingSpec:
@@ -325,8 +340,8 @@ class SamplingSpec:
 
     sampler: Sampler
     schedule: str = "uniform"  # or 'quadratic', in t; 'karras': in the noise-to-signal ratio
-    low: float | None = None  # noise-to-signal ratio at the grid's end; None: that of process.eps
-    high: float | None = None  # and at its start; None: that of process.T
+    low: float | None = None  # noise-to-signal ratio at the grid's end; None: the least, of process.eps
+    high: float | None = None  # and at its start; None: the largest, of process.T
     rho: float = 7.0  # exponent of the Karras grid
     restarts: tuple = ()  # of (low, high, points, repeats), ratios and whole numbers
     module: str = ""  # compensation module by name or folder; '': none
@@ -395,12 +410,11 @@ class SamplingSpec:
         evals: int = 1,  # evaluations of one call: 2 under guidance
     ):
         "The times of a budget, or the route if there are restarts."
+        ends = _grid_ends(process, self.low, self.high)
         ups = self.intervals(process)
         require((nfe is None) != (points is None), "nfe, points", (nfe, points), "one of the two")
         if points is None:
             points = restart.points_after_restarts(self.sampler, nfe, ups, evals)
-        ends = {"bottom": self.low, "top": self.high}
-        ends = {n: float(process.time(ratio)) for n, ratio in ends.items() if ratio is not None}
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
         return restart.route_of(process, times, ups, self.schedule)
 
