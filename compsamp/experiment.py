@@ -240,7 +240,7 @@ def resolve_labels(
     return labels_in_turn(denoiser, n)
 
 
-@check_arguments(n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
+@check_arguments(nfe=(1, LARGEST_INT), n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate(
     denoiser: NoisePredictor,  # a network bound to its process, or an exact mixture
     spec: SamplingSpec | str,  # how to sample
@@ -332,7 +332,7 @@ def real_floor(
     return float(metrics.frechet_floor(n, reference, range(20), balanced=in_turn).mean())
 
 
-@check_arguments(n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
+@check_arguments(nfe=(1, LARGEST_INT), n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate_and_score(
     denoiser: NoisePredictor,
     spec: SamplingSpec | str,

@@ -34,6 +34,7 @@ from compsamp import (
 )
 from compsamp.core import (
     LARGEST,
+    LARGEST_INT,
     brief_value,
     check_arguments,
     is_count,
@@ -332,6 +333,21 @@ def _grid_ends(process: LinearSDE, low: float | None, high: float | None) -> dic
     return ({} if low is None else {"bottom": bottom}) | ({} if high is None else {"top": top})
 
 
+def _spell_restart(up) -> str:
+    "The text that `parse_restart` turns into these four again."
+    return ",".join(spell_value(v) for v in up)
+
+
+def _require_apart(process: LinearSDE, times, intervals: list, said: list):
+    "ValueError in the row's words where two restarts begin at the same point of the grid."
+    begun = {}
+    for interval, text in zip(intervals, said):
+        index = restart.snap(times, interval, process)
+        both = f"both begin at a ratio of {float(process.rho(times[index])):.4g}, a grid point"
+        require(index not in begun, "restart", text, f"apart from {begun.get(index)!r}: {both}")
+        begun[index] = text
+
+
 @check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12), rho=(1e-3, 1e3), guidance=(0, LARGEST))
 @dataclass(frozen=True)
 class SamplingSpec:
@@ -340,7 +356,9 @@ class SamplingSpec:
 
     sampler: Sampler
     schedule: str = "uniform"  # or 'quadratic', in t; 'karras': in the noise-to-signal ratio
-    low: float | None = None  # noise-to-signal ratio at the grid's end; None: the least, of process.eps
+    low: float | None = (
+        None  # noise-to-signal ratio at the grid's end; None: the least, of process.eps
+    )
     high: float | None = None  # and at its start; None: the largest, of process.T
     rho: float = 7.0  # exponent of the Karras grid
     restarts: tuple = ()  # of (low, high, points, repeats), ratios and whole numbers
@@ -384,7 +402,7 @@ class SamplingSpec:
         ends = {"low": self.low, "high": self.high, "rho": None if self.rho == 7 else self.rho}
         limits = "".join(f",{n}={spell_value(v)}" for n, v in ends.items() if v is not None)
         grid_text = "" if self.schedule == "uniform" and not limits else f"@{self.schedule}{limits}"
-        ups = "".join("/" + ",".join(spell_value(v) for v in up) for up in self.restarts)
+        ups = "".join("/" + _spell_restart(up) for up in self.restarts)
         module = f"~{self.module}" if self.module else ""
         weight = "" if self.guidance is None else f"^{spell_value(self.guidance)}"
         return sampler_text(self.sampler) + grid_text + ups + module + weight
@@ -392,8 +410,8 @@ class SamplingSpec:
     def facts(self) -> dict:
         "What a results file says of a row: its text and its parts."
         bare = str(SamplingSpec(self.sampler))
-        ups = ["/".join(",".join(spell_value(v) for v in up) for up in self.restarts)]
-        parts = {"sampler": bare, "grid": self.schedule, "restart": ups[0]}
+        ups = "/".join(map(_spell_restart, self.restarts))
+        parts = {"sampler": bare, "grid": self.schedule, "restart": ups}
         return parts | ({"module": self.module} if self.module else {})
 
     @check_arguments
@@ -401,7 +419,7 @@ class SamplingSpec:
         "The restarts as `RestartInterval`s of a process."
         return [restart.RestartInterval.from_sigma(process, *up) for up in self.restarts]
 
-    @check_arguments(evals=(1, 1_000_000))
+    @check_arguments(nfe=(1, LARGEST_INT), evals=(1, 1_000_000))
     def route(
         self,
         process: LinearSDE,
@@ -416,6 +434,7 @@ class SamplingSpec:
         if points is None:
             points = restart.points_after_restarts(self.sampler, nfe, ups, evals)
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
+        _require_apart(process, times, ups, list(map(_spell_restart, self.restarts)))
         return restart.route_of(process, times, ups, self.schedule)
 
     @check_arguments

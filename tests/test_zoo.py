@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from compsamp.experiment import generate
+from compsamp.experiment import generate, generate_and_score
 from compsamp.flow import Flow
 from compsamp.forward import EDM, VP
 from compsamp.interop import Table, wrap
@@ -62,3 +62,20 @@ def test_a_process_that_says_a_smaller_end_may_be_walked_to_it():
 def test_an_end_that_cannot_be_is_named_as_it_was_typed(grid, words):
     with pytest.raises(ValueError, match="^" + re.escape(words)):
         SamplingSpec.parse(f"dpmpp2m@{grid}").route(VP(), nfe=20)
+
+
+def test_two_restarts_at_one_point_are_named_as_they_were_typed():
+    row = SamplingSpec.parse("edm@karras/0.3,0.5,3,2/0.31,.6,3,2")
+    words = "restart = '0.31,0.6,3,2': apart from '0.3,0.5,3,2': both begin at a ratio of 0."
+    with pytest.raises(ValueError, match="^" + re.escape(words)):
+        row.route(VP(), nfe=40)
+    assert len(row.route(VP(), nfe=400).detours) == 2
+
+
+@pytest.mark.parametrize("nfe", [-5, 0, 2.5])
+def test_a_budget_that_cannot_be_is_named_as_in_the_call(nfe):
+    for call in (generate, generate_and_score):
+        with pytest.raises(ValueError, match=f"^nfe = {nfe}: a (whole )?number"):
+            call(ring().denoiser(VP()), "ddim", nfe=nfe, n=2, seed=0)
+    with pytest.raises(ValueError, match=f"^nfe = {nfe}: a (whole )?number"):
+        SamplingSpec.parse("ddim").route(VP(), nfe=nfe)
