@@ -35,6 +35,7 @@ from compsamp.core import (
     check_arguments,
     check_seal,
     is_count,
+    is_real,
     mix,
     per_sample,
     pick_device,
@@ -294,6 +295,8 @@ def network_time(
     "1000 t, where `network` wants it: times on a GPU would make the host wait for each step."
     host = getattr(network, "on_host", False)
     if not (isinstance(t, Tensor) and t.dim()):
+        allowed = "a time, or a float64 tensor of one for each sample, (B,)"
+        require(is_real(t), "t", brief_value(t), allowed, TypeError)
         kind, device = (torch.float64, "cpu") if host else (torch.float32, z.device)
         return torch.full((len(z),), 1000 * float(t), dtype=kind, device=device)
     if host:
