@@ -923,7 +923,7 @@ class DEIS2(Sampler):
 class DPMpp2M(Sampler):
     "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022b, Alg. 2)."
 
-    stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
+    stochastic: float | bool = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
     s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
     s_max: float = math.inf
     order: ClassVar[int] = 2

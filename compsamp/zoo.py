@@ -135,6 +135,9 @@ def fit_type(value, kind, argument: str, said: str):
     options = typing.get_args(kind)
     if type(None) in options and value is not None:  # float | None: what is given is a float
         kind = next(option for option in options if option is not type(None))
+    if bool in options and type(value) is bool:  # float | bool: a truth value is 0 or 1
+        return float(value)
+    kind = float if bool in options else kind
     if kind is float and type(value) is int:
         return float(value)
     if kind is str and not isinstance(value, bool):
@@ -390,7 +393,7 @@ class SamplingSpec:
             require(is_number, name, value, f"a number, in {text!r}")
         return cls(
             sampler=parse_sampler(sampler),
-            schedule=schedule or "uniform",
+            schedule=schedule.strip().lower() or "uniform",
             restarts=tuple(parse_restart(up) for up in ups),
             module=module,
             guidance=parse_weight(weight, text) if has_weight else None,

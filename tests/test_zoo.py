@@ -9,8 +9,10 @@ from compsamp.experiment import generate, generate_and_score
 from compsamp.flow import Flow
 from compsamp.forward import EDM, VP
 from compsamp.interop import Table, wrap
+from compsamp.lab.draw import drawing_spec
 from compsamp.mixtures import ring
 from compsamp.psld import PSLD
+from compsamp.sampling import DPMpp2M
 from compsamp.zoo import SamplingSpec
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -79,3 +81,24 @@ def test_a_budget_that_cannot_be_is_named_as_in_the_call(nfe):
             call(ring().denoiser(VP()), "ddim", nfe=nfe, n=2, seed=0)
     with pytest.raises(ValueError, match=f"^nfe = {nfe}: a (whole )?number"):
         SamplingSpec.parse("ddim").route(VP(), nfe=nfe)
+
+
+def test_a_truth_value_is_a_number_where_the_sampler_takes_both():
+    for text, eta in (("true", 1.0), ("False", 0.0), ("1", 1.0), (".5", 0.5)):
+        sampler = SamplingSpec.parse(f"dpmpp2m:stochastic={text}").sampler
+        assert type(sampler.stochastic) is float and sampler == DPMpp2M(eta)
+    row = str(SamplingSpec(DPMpp2M(True)))
+    assert SamplingSpec.parse(row).sampler == DPMpp2M(True)
+    with pytest.raises(ValueError, match="stochastic='much'.*float"):
+        SamplingSpec.parse("dpmpp2m:stochastic=much")
+    with pytest.raises(ValueError, match="s_max=True.*float"):
+        SamplingSpec.parse("dpmpp2m:s_max=true")
+
+
+def test_capitals_and_blanks_are_read_alike_in_sampler_and_grid():
+    wanted = SamplingSpec.parse("dpmpp2m@karras,low=.03")
+    for text in ("DPMPP2M@KARRAS,low=.03", " dpmpp2m @ Karras , low = .03"):
+        assert SamplingSpec.parse(text) == wanted
+    assert drawing_spec("DDIM", "Karras", [], 1.0).schedule == "karras"
+    with pytest.raises(ValueError, match="grid = 'karra': one of"):
+        SamplingSpec.parse("dpmpp2m@Karra")
