@@ -614,7 +614,8 @@ def check_labels(labels, network, device):
         return None
     classes = getattr(network, "classes", 0)
     allowed = "None: this network was trained without labels"
-    require(bool(classes), "labels", str(labels)[:60], allowed)
+    shown = labels.tolist() if isinstance(labels, Tensor) else labels
+    require(bool(classes), "labels", shown if len(str(shown)) <= 60 else str(shown)[:60], allowed)
     return class_numbers(labels, classes).to(device)
 
 
@@ -634,6 +635,8 @@ def guided_noise(
             return d.network(z, t1000, labels).to(z.dtype)
 
     if d.labels is None or d.guidance == 0:
+        allowed = "1 without labels: bind labels too"
+        require(d.guidance in (0, 1), "guidance", d.guidance, allowed)
         return call(z, t1000, None)
     require(len(d.labels) == len(z), "labels", len(d.labels), f"one per sample, {len(z)}")
     if d.guidance == 1:

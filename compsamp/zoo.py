@@ -359,10 +359,8 @@ class SamplingSpec:
 
     sampler: Sampler
     schedule: str = "uniform"  # or 'quadratic', in t; 'karras': in the noise-to-signal ratio
-    low: float | None = (
-        None  # noise-to-signal ratio at the grid's end; None: the least, of process.eps
-    )
-    high: float | None = None  # and at its start; None: the largest, of process.T
+    low: float | None = None  # noise-to-signal ratio at the grid's end, least: that of process.eps
+    high: float | None = None  # and at its start, most: that of process.T; None: least and most
     rho: float = 7.0  # exponent of the Karras grid
     restarts: tuple = ()  # of (low, high, points, repeats), ratios and whole numbers
     module: str = ""  # compensation module by name or folder; '': none
