@@ -285,7 +285,7 @@ def sampling_card(
     seed: int,
     batch: int,
     labels,
-    guidance: float,
+    guidance: float | None,
     shape,
 ) -> dict:
     "All that pictures depend on: chunks of two cards must not be mixed."
@@ -296,9 +296,12 @@ def sampling_card(
     process = denoiser.process
     route = as_route(process, grid(process, times) if is_count(times) else times)
     options = [getattr(denoiser, "clip", None), getattr(denoiser, "amp", None)]
+    weight = 1.0 if guidance is None else guidance
     if labels is None:
         bound_labels = getattr(denoiser, "labels", None)
         options += [getattr(denoiser, "guidance", None), checksum_of(bound_labels)]
+    elif guidance is None:
+        weight = getattr(denoiser, "guidance", 1.0)
     card = {
         "sampler": [repr(sampler), checksum(sampler)],
         "process": networks.process_card(process),
@@ -309,7 +312,7 @@ def sampling_card(
         "n": int(n),
         "seed": int(seed),
         "batch": int(batch),
-        "guidance": float(guidance),
+        "guidance": float(weight),
         "shape": list(shape or ()),
         "labels": checksum_of(labels),
         "network": checksum(denoiser),
@@ -395,7 +398,7 @@ def sample_distributed(
     folder: str | Path,  # of the chunks, one that all processes see; `remove_chunks` when done
     batch: int = 64,  # samples per chunk, and per forward call
     labels=None,  # as in `sampling.sample`
-    guidance: float = 1.0,  # as in `sampling.sample`
+    guidance: float | None = None,  # as in `sampling.sample`
     shape: tuple | None = None,  # as in `sampling.sample`
     group: ProcessGroup = ProcessGroup(),
     progress: bool = False,  # show a bar

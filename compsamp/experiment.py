@@ -233,34 +233,32 @@ def resolve_labels(
     labels,  # 'in turn', None, or a tensor `(n,)`
     n: int,  # pictures
 ):
-    "The labels that a word stands for; ValueError for another word."
-    if not isinstance(labels, str):
-        return labels
-    require(labels == "in turn", "labels", labels, "'in turn', None, or a tensor")
-    return labels_in_turn(denoiser, n)
+    "The labels that a word stands for, or that it is bound to; ValueError for another word."
+    is_word = isinstance(labels, str)
+    require(not is_word or labels == "in turn", "labels", labels, "'in turn', None, or a tensor")
+    bound = getattr(denoiser, "labels", None)
+    if bound is not None and (is_word or labels is None):
+        return sampling.whole_labels(torch.as_tensor(bound).cpu(), n)
+    return labels_in_turn(denoiser, n) if is_word else labels
 
 
-@check_arguments(n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
+@check_arguments(nfe=(1, LARGEST_INT), n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate(
     denoiser: NoisePredictor,  # a network bound to its process, or an exact mixture
     spec: SamplingSpec | str,  # how to sample
     nfe: int,  # network evaluations that may be spent per picture
     n: int,  # pictures
     seed: int,  # of the run: the same seed is the same noise in every row
-    labels="in turn",  # 'in turn', None, or a tensor `(n,)`
+    labels="in turn",  # `(n,)`; 'in turn', None: as the denoiser is bound, else 0, 1, 2 ... or none
     batch: int | None = None,  # pictures per call, changes but rounding; None: 100, on a GPU 512
     progress: bool = False,  # show a bar
 ) -> sampling.Samples:
     "Draw pictures with one way of sampling, at a cost of at most `nfe` evaluations each."
     spec = SamplingSpec.parse(spec)
     labels = resolve_labels(denoiser, labels, n)
-    weight = 1.0 if spec.guidance is None else spec.guidance
-    require(labels is not None or weight == 1, "guidance", weight, "1 where there are no labels")
-    evals = 1
-    if labels is not None and weight not in (0, 1):
-        one = sampling.whole_labels(labels, n)[:1]
-        evals = denoiser.bind(labels=one, guidance=weight).evals
-    times = spec.route(denoiser.process, nfe, evals=evals)
+    weight = spec.guidance  # None: that to which the denoiser is bound
+    one = sampling.labels_binder(denoiser, n, 1, labels, weight)(0, 1)
+    times = spec.route(denoiser.process, nfe, evals=getattr(one, "evals", 1))
     batch = sampling.usual_batch(denoiser, 100) if batch is None else batch
     settings = {"n": n, "seed": seed, "batch": batch, "progress": progress}
     drawer = spec.denoiser(denoiser)
@@ -332,7 +330,7 @@ def real_floor(
     return float(metrics.frechet_floor(n, reference, range(20), balanced=in_turn).mean())
 
 
-@check_arguments(n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
+@check_arguments(nfe=(1, LARGEST_INT), n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate_and_score(
     denoiser: NoisePredictor,
     spec: SamplingSpec | str,

@@ -561,6 +561,7 @@ class NoisePredictor:
             psi = float(self.process.marginal(t)[0])
             sigma = float(self.process.factor(t))
             allowed = "a time at which psi > 0: where it is 0 the noise does not tell x0"
+            allowed += "; a flow may begin below 1, as Flow(T=0.999)"
             require(psi > 0, "t", t, allowed)
             held[t] = 1 / psi, -sigma / psi
         return held[t]

@@ -719,9 +719,12 @@ class Guided(networks.DenoiserWrapper):
         self.labels = labels
         self.scale = scale
 
-    def bind(self, labels=None, guidance: float = 1.0) -> "Guided":
-        "A copy with these labels, and `guidance` as its scale."
-        return type(self)(self.inner, self.log_prob, labels, guidance)
+    def bind(self, **changes) -> "Guided":
+        "A copy with other `labels`, and with `guidance`, if that is given, as its scale."
+        known = changes.keys() <= {"labels", "guidance"}
+        require(known, "changes", sorted(changes), "labels and guidance")
+        labels, scale = changes.get("labels", self.labels), changes.get("guidance", self.scale)
+        return type(self)(self.inner, self.log_prob, labels, scale)
 
     def classifier_time(self, t):
         "The time the classifier is told: the state's own."

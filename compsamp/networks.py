@@ -35,6 +35,7 @@ from compsamp.core import (
     check_arguments,
     check_seal,
     is_count,
+    is_real,
     mix,
     per_sample,
     pick_device,
@@ -294,6 +295,8 @@ def network_time(
     "1000 t, where `network` wants it: times on a GPU would make the host wait for each step."
     host = getattr(network, "on_host", False)
     if not (isinstance(t, Tensor) and t.dim()):
+        allowed = "a time, or a float64 tensor of one for each sample, (B,)"
+        require(is_real(t), "t", brief_value(t), allowed, TypeError)
         kind, device = (torch.float64, "cpu") if host else (torch.float32, z.device)
         return torch.full((len(z),), 1000 * float(t), dtype=kind, device=device)
     if host:
@@ -611,7 +614,8 @@ def check_labels(labels, network, device):
         return None
     classes = getattr(network, "classes", 0)
     allowed = "None: this network was trained without labels"
-    require(bool(classes), "labels", str(labels)[:60], allowed)
+    shown = labels.tolist() if isinstance(labels, Tensor) else labels
+    require(bool(classes), "labels", shown if len(str(shown)) <= 60 else str(shown)[:60], allowed)
     return class_numbers(labels, classes).to(device)
 
 
@@ -631,6 +635,8 @@ def guided_noise(
             return d.network(z, t1000, labels).to(z.dtype)
 
     if d.labels is None or d.guidance == 0:
+        allowed = "1 without labels: bind labels too"
+        require(d.guidance in (0, 1), "guidance", d.guidance, allowed)
         return call(z, t1000, None)
     require(len(d.labels) == len(z), "labels", len(d.labels), f"one per sample, {len(z)}")
     if d.guidance == 1:

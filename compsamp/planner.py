@@ -358,6 +358,9 @@ def plan_restart(
     "Restart for a budget, by the least forecast error; ValueError for a budget below six points."
     process = denoiser.process
     _require_gaussian(process)
+    told = bool(process.marginal(process.T)[0].any())
+    allowed = "one whose state at T still holds some of the picture: for a flow Flow(T=0.999)"
+    require(told, "denoiser.process", process, allowed)
     sampler = sampler or (EDMHeun() if process.k == 1 else Heun())
     evals = getattr(denoiser, "evals", 1)
     most_points = points_for_budget(sampler, budget, evals)

@@ -643,22 +643,26 @@ def labels_binder(
     n: int,  # samples in all
     batch: int,  # samples per call
     labels,  # as in `sample`
-    guidance: float,  # as in `sample`
+    guidance: float | None,  # as in `sample`
 ):
     "A function from (i, b) to the denoiser of samples i .. i+b-1, each with its own label."
     require_count("n", n, " of samples")
     require_count("batch", batch, " of samples per call")
-    weight = as_real("guidance", guidance)
+    said = {} if guidance is None else {"guidance": as_real("guidance", guidance)}
     if labels is None:
+        is_bound = getattr(denoiser, "labels", None) is not None
+        weight = said.get("guidance", getattr(denoiser, "guidance", 1))
         allowed = "1 without labels: give labels too, or bind both to the denoiser"
-        require(weight == 1, "guidance", guidance, allowed)
-        return lambda i, b: denoiser
+        require(is_bound or weight in (0, 1), "guidance", weight, allowed)
+        own = denoiser.bind(**said) if is_bound and said else denoiser
+        return lambda i, b: own
     knows = hasattr(denoiser, "bind")
     allowed = f"None: {type(denoiser).__name__} knows no labels"
     require(knows, "labels", labels, allowed, TypeError)
     given = whole_labels(labels, n)
-    denoiser.bind(labels=given, guidance=weight)  # all are checked before the first is used
-    return lambda i, b: denoiser.bind(labels=given[i : i + b], guidance=weight)
+    some = given[:1] if torch.as_tensor(labels).dim() == 0 else given
+    denoiser.bind(labels=some, **said)  # all are checked before the first is used
+    return lambda i, b: denoiser.bind(labels=given[i : i + b], **said)
 
 
 def state_shape(denoiser: NoisePredictor, shape) -> tuple:
@@ -732,8 +736,8 @@ def sample(
     seed: int = 0,  # of the run, >= 0
     first: int = 0,  # index of the first sample in the run, >= 0
     batch: int | None = None,  # samples per forward call, at least 1; None: 64, on a GPU 512
-    labels=None,  # one class, or `(n,)` of them; None for the unconditional branch
-    guidance: float = 1.0,  # weight of the labels; other than 0 and 1 it doubles the evaluations
+    labels=None,  # one class, or `(n,)` of them; None: as the denoiser is bound, or no label
+    guidance: float | None = None,  # of the labels; not 0, 1: twice the cost; None: as bound, or 1
     shape: tuple | None = None,  # of one picture, for a denoiser without one
     dtype=torch.float32,  # of the states, a floating-point type
     denoise: bool = True,  # end with the evaluation that removes the last noise
@@ -923,7 +927,7 @@ class DEIS2(Sampler):
 class DPMpp2M(Sampler):
     "DPM-Solver++(2M): x0 extrapolated linearly in -log(sigma/psi) (Lu et al. 2022b, Alg. 2)."
 
-    stochastic: float = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
+    stochastic: float | bool = 0.0  # eta >= 0: 0 the flow, 1 (or True) the reverse SDE
     s_min: float = 0.0  # draw only where s_min <= sigma/psi <= s_max at the start of the step
     s_max: float = math.inf
     order: ClassVar[int] = 2

@@ -34,6 +34,7 @@ from compsamp import (
 )
 from compsamp.core import (
     LARGEST,
+    LARGEST_INT,
     brief_value,
     check_arguments,
     is_count,
@@ -134,6 +135,9 @@ def fit_type(value, kind, argument: str, said: str):
     options = typing.get_args(kind)
     if type(None) in options and value is not None:  # float | None: what is given is a float
         kind = next(option for option in options if option is not type(None))
+    if bool in options and type(value) is bool:  # float | bool: a truth value is 0 or 1
+        return float(value)
+    kind = float if bool in options else kind
     if kind is float and type(value) is int:
         return float(value)
     if kind is str and not isinstance(value, bool):
@@ -317,6 +321,36 @@ def _require_restart(up):
     require(counted, "restarts", brief_value(up), allowed)
 
 
+def _grid_ends(process: LinearSDE, low: float | None, high: float | None) -> dict:
+    "Ends of a grid as times; ValueError where the process, and so its network, does not reach."
+    if low is None and high is None:
+        return {}
+    least, most = (float(process.rho(t)) for t in (process.eps, process.T))
+    allowed = f"from {least:.4g} to {most:.4g}, the noise-to-signal ratios of this process"
+    for name, ratio in (("low", low), ("high", high)):
+        inside = ratio is None or least * (1 - 5e-4) <= ratio <= most * (1 + 5e-4)  # as rounded
+        require(inside, name, ratio, allowed)
+    ends = (least if low is None else low, most if high is None else high)
+    require(ends[0] < ends[1], "low, high", ends, "low below high")
+    bottom, top = (float(process.time(min(max(ratio, least), most))) for ratio in ends)
+    return ({} if low is None else {"bottom": bottom}) | ({} if high is None else {"top": top})
+
+
+def _spell_restart(up) -> str:
+    "The text that `parse_restart` turns into these four again."
+    return ",".join(spell_value(v) for v in up)
+
+
+def _require_apart(process: LinearSDE, times, intervals: list, said: list):
+    "ValueError in the row's words where two restarts begin at the same point of the grid."
+    begun = {}
+    for interval, text in zip(intervals, said):
+        index = restart.snap(times, interval, process)
+        both = f"both begin at a ratio of {float(process.rho(times[index])):.4g}, a grid point"
+        require(index not in begun, "restart", text, f"apart from {begun.get(index)!r}: {both}")
+        begun[index] = text
+
+
 @check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12), rho=(1e-3, 1e3), guidance=(0, LARGEST))
 @dataclass(frozen=True)
 class SamplingSpec:
@@ -325,8 +359,8 @@ class SamplingSpec:
 
     sampler: Sampler
     schedule: str = "uniform"  # or 'quadratic', in t; 'karras': in the noise-to-signal ratio
-    low: float | None = None  # noise-to-signal ratio at the grid's end; None: that of process.eps
-    high: float | None = None  # and at its start; None: that of process.T
+    low: float | None = None  # noise-to-signal ratio at the grid's end, least: that of process.eps
+    high: float | None = None  # and at its start, most: that of process.T; None: least and most
     rho: float = 7.0  # exponent of the Karras grid
     restarts: tuple = ()  # of (low, high, points, repeats), ratios and whole numbers
     module: str = ""  # compensation module by name or folder; '': none
@@ -357,7 +391,7 @@ class SamplingSpec:
             require(is_number, name, value, f"a number, in {text!r}")
         return cls(
             sampler=parse_sampler(sampler),
-            schedule=schedule or "uniform",
+            schedule=schedule.strip().lower() or "uniform",
             restarts=tuple(parse_restart(up) for up in ups),
             module=module,
             guidance=parse_weight(weight, text) if has_weight else None,
@@ -369,7 +403,7 @@ class SamplingSpec:
         ends = {"low": self.low, "high": self.high, "rho": None if self.rho == 7 else self.rho}
         limits = "".join(f",{n}={spell_value(v)}" for n, v in ends.items() if v is not None)
         grid_text = "" if self.schedule == "uniform" and not limits else f"@{self.schedule}{limits}"
-        ups = "".join("/" + ",".join(spell_value(v) for v in up) for up in self.restarts)
+        ups = "".join("/" + _spell_restart(up) for up in self.restarts)
         module = f"~{self.module}" if self.module else ""
         weight = "" if self.guidance is None else f"^{spell_value(self.guidance)}"
         return sampler_text(self.sampler) + grid_text + ups + module + weight
@@ -377,8 +411,8 @@ class SamplingSpec:
     def facts(self) -> dict:
         "What a results file says of a row: its text and its parts."
         bare = str(SamplingSpec(self.sampler))
-        ups = ["/".join(",".join(spell_value(v) for v in up) for up in self.restarts)]
-        parts = {"sampler": bare, "grid": self.schedule, "restart": ups[0]}
+        ups = "/".join(map(_spell_restart, self.restarts))
+        parts = {"sampler": bare, "grid": self.schedule, "restart": ups}
         return parts | ({"module": self.module} if self.module else {})
 
     @check_arguments
@@ -386,7 +420,7 @@ class SamplingSpec:
         "The restarts as `RestartInterval`s of a process."
         return [restart.RestartInterval.from_sigma(process, *up) for up in self.restarts]
 
-    @check_arguments(evals=(1, 1_000_000))
+    @check_arguments(nfe=(1, LARGEST_INT), evals=(1, 1_000_000))
     def route(
         self,
         process: LinearSDE,
@@ -395,13 +429,13 @@ class SamplingSpec:
         evals: int = 1,  # evaluations of one call: 2 under guidance
     ):
         "The times of a budget, or the route if there are restarts."
+        ends = _grid_ends(process, self.low, self.high)
         ups = self.intervals(process)
         require((nfe is None) != (points is None), "nfe, points", (nfe, points), "one of the two")
         if points is None:
             points = restart.points_after_restarts(self.sampler, nfe, ups, evals)
-        ends = {"bottom": self.low, "top": self.high}
-        ends = {n: float(process.time(ratio)) for n, ratio in ends.items() if ratio is not None}
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
+        _require_apart(process, times, ups, list(map(_spell_restart, self.restarts)))
         return restart.route_of(process, times, ups, self.schedule)
 
     @check_arguments

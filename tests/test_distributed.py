@@ -326,6 +326,21 @@ def test_what_is_bound_belongs_to_the_card(tmp_path):
             draw(*bound)
 
 
+def test_a_bound_guidance_is_kept_and_belongs_to_the_card(tmp_path):
+    denoiser = prompted(forward.VP(), torch.ones(2, 2), torch.zeros(2))
+
+    def draw(folder, one=denoiser, **settings):
+        settings |= dict(folder=tmp_path / folder, batch=2, shape=(2,), labels=[0, 1, 1, 0])
+        return D.sample_distributed(sampling.DDIM(), one, 4, 4, 1, **settings)
+
+    said = draw("a", guidance=2.0)
+    bound = denoiser.bind(guidance=2.0)
+    assert torch.equal(draw("b", bound).x, said.x) and draw("b", bound).nfe == said.nfe == 8
+    assert torch.equal(draw("a", bound).x, said.x)  # its chunks are the same
+    with pytest.raises(ValueError, match="guidance: "):
+        draw("a")
+
+
 class Small(torch.nn.Module):
     "Of a denoiser, or of a compensation module."
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from compsamp import commands, inpainting
+from compsamp import commands, experiment, inpainting
 from compsamp.core import write_sealed
-from compsamp.experiment import Results, check_rows, generate, read_results
+from compsamp.experiment import Results, check_rows, generate, generate_and_score, read_results
 from compsamp.forward import VP
 from compsamp.lab import inpainting as restoring, race
 from compsamp.mixtures import ring
@@ -156,6 +157,8 @@ def test_the_race_and_the_inpainting_look_at_every_row_first():
 
 
 NETWORK = Denoiser(UNet(width=8, mults=(1,), attention=(), classes=4), VP(), (1, 8, 8))
+for weights in NETWORK.network.parameters():  # those that begin as zeros hide the labels
+    torch.nn.init.normal_(weights, std=0.1, generator=torch.Generator().manual_seed(1))
 
 
 def test_one_label_for_all_is_drawn_under_guidance():
@@ -167,3 +170,49 @@ def test_guidance_spends_what_was_asked():
     "Two evaluations a call: half as many points, not twice the price."
     assert generate(NETWORK, "ddim^2", 10, 2, 0).nfe == 10
     assert generate(NETWORK, "ddim^1", 10, 2, 0).nfe == 10
+
+
+BOUND = NETWORK.bind(labels=[1, 2], guidance=4.0)
+
+
+@pytest.mark.parametrize("labels", ["in turn", None], ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_a_denoiser_is_bound_to_is_kept_within_the_budget(labels, batch):
+    drawn = generate(BOUND, "ddim", 8, 2, 0, labels, batch)
+    said = generate(NETWORK, "ddim^4", 8, 2, 0, torch.tensor([1, 2]), batch)
+    assert torch.equal(drawn.x, said.x) and drawn.nfe == said.nfe == 8
+    half = generate(NETWORK.bind(guidance=4.0), "ddim", 8, 2, 0, labels=[1, 2], batch=batch)
+    assert torch.equal(half.x, said.x) and half.nfe == 8
+
+
+def test_what_a_call_says_replaces_what_is_bound():
+    said = generate(NETWORK, "ddim^2", 8, 2, 0, [0, 3])
+    assert torch.equal(generate(BOUND, "ddim^2", 8, 2, 0, [0, 3]).x, said.x)
+    plain = generate(BOUND, "ddim^1", 8, 2, 0)
+    assert torch.equal(plain.x, generate(NETWORK, "ddim", 8, 2, 0, [1, 2]).x) and plain.nfe == 8
+    free = generate(BOUND.bind(labels=None, guidance=1.0), "ddim", 8, 2, 0, None)
+    assert torch.equal(free.x, generate(NETWORK, "ddim", 8, 2, 0, None).x)
+    turns = generate(NETWORK.bind(guidance=4.0), "ddim", 8, 2, 0)  # no labels bound: in turn
+    assert torch.equal(turns.x, generate(NETWORK, "ddim^4", 8, 2, 0, [0, 1]).x) and turns.nfe == 8
+
+
+def test_a_binding_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"labels = \(2,\): one class, or n = 3 of them"):
+        generate(BOUND, "ddim", 8, 3, 0)
+    with pytest.raises(ValueError, match="guidance = 4.0: 1 without labels"):
+        generate(NETWORK.bind(guidance=4.0), "ddim", 8, 2, 0, labels=None)
+    with pytest.raises(ValueError, match="guidance = 2.0: 1 without labels"):
+        generate(NETWORK, "ddim^2", 8, 2, 0, labels=None)
+    nothing = Denoiser(UNet(width=8, mults=(1,), attention=(), classes=0), VP(), (1, 8, 8))
+    for labels, shown in ((3, "[3]"), ([3, 3], "[3, 3]"), (torch.tensor([3, 3]), "[3, 3]")):
+        with pytest.raises(ValueError, match=re.escape(f"labels = {shown}: None: this network")):
+            generate(nothing, "ddim", 8, 2, 0, labels)
+
+
+def test_accuracy_is_judged_by_the_labels_that_were_drawn(monkeypatch):
+    judged = []
+    monkeypatch.setattr(
+        experiment, "score", lambda x, ref, net, labels: judged.append(labels) or {}
+    )
+    generate_and_score(BOUND, "ddim", 8, 2, 0, reference={"some": 0})
+    assert judged[0].tolist() == [1, 2]

@@ -385,6 +385,17 @@ def test_guided_samples_take_their_labels():
     assert torch.equal(torch.cdist(a.x, ring(4).means).argmin(1), y)
     with pytest.raises(ValueError, match="labels"):
         sample(DDIM(), guided, 5, 3)
+    strong, asked = (
+        sample(DDIM(), one, 20, 10, labels=y, guidance=scale)
+        for one, scale in (
+            (inpainting.Guided(exact, guided.log_prob, None, 3.0), None),
+            (guided, 3),
+        )
+    )
+    assert torch.equal(strong.x, asked.x) and not torch.equal(strong.x, a.x.float())
+    assert guided.bind(labels=y).bind(guidance=2.0).labels is y
+    with pytest.raises(ValueError, match="changes = .'amp'.: labels and guidance"):
+        guided.bind(amp=True)
     with pytest.raises(ValueError, match="scale"):
         inpainting.Guided(exact, guided.log_prob, scale=-1.0)
     with pytest.raises(ValueError, match="classes"):

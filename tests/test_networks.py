@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compsamp import forward, networks as N, sampling, zoo
+from compsamp import flow, forward, networks as N, sampling, zoo
 from compsamp.core import write_sealed
 from compsamp.mixtures import ring
 from compsamp.sampling import DDIM, sample
@@ -184,6 +184,20 @@ def test_labels_of_every_whole_type_mean_the_same():
     want = d.bind(labels=[1, 2, 3]).eps(Z, 0.4)
     for kind in (np.uint8, np.uint16, np.int32, np.uint64):
         assert torch.equal(d.bind(labels=np.array([1, 2, 3], kind)).eps(Z, 0.4), want)
+
+
+@pytest.mark.parametrize(
+    "t", [[0.4, 0.5, 0.6], (0.4, 0.5, 0.6), np.array([0.4, 0.5, 0.6])], ids=str
+)
+def test_times_that_are_no_tensor_are_named(t):
+    for denoiser in (
+        N.Denoiser(woken(), forward.VP(), (1, 14, 14)),
+        flow.FlowDenoiser(woken(), shape=(1, 14, 14)),
+    ):
+        for ask in (denoiser.eps, denoiser.x0):
+            with pytest.raises(TypeError, match=r"^t = .*: a time, or a float64 tensor of one"):
+                ask(Z, t)
+        assert denoiser.eps(Z, np.float64(0.4)).shape == Z.shape
 
 
 @pytest.mark.parametrize("ask", ["eps", "score", "x0"])

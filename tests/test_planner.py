@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from compsamp.core import Noise
-from compsamp.forward import EDM, VP, NoisePredictor
+from compsamp.flow import FlowDenoiser
+from compsamp.forward import EDM, VP, Flow, NoisePredictor
 from compsamp.mixtures import GaussianMixture
 from compsamp.pfgmpp import PFGMpp, PFGMppStudent, PointsDenoiser
 from compsamp.planner import (
@@ -192,3 +193,14 @@ def test_the_gaussian_model_wants_gaussian_noise(process):
         final_variances(EDMHeun(), process, grid(process, 5), torch.ones(2))
     with pytest.raises(ValueError, match="Gaussian noise"):
         plan_restart(PointsDenoiser(data, process), 20, pictures=data)
+
+
+def test_a_flow_from_nothing_is_told_where_to_begin():
+    whole, below = (as_flow_denoiser(Flow(T=top)) for top in (1.0, 0.999))
+    with pytest.raises(ValueError, match=r"^denoiser.process = Flow\(T=1.0\): .* Flow\(T=0.999\)"):
+        plan_restart(whole, 40)
+    assert plan_restart(below, 40, batch=8, levels=((0.06, 0.3),), sizes=(3,)).nfe <= 40
+
+
+def as_flow_denoiser(process):
+    return FlowDenoiser(lambda z, t, labels=None: 0.1 * z, process, (1, 4, 4))

@@ -736,6 +736,21 @@ def test_labels_and_guidance_are_used():
     assert not torch.equal(plain.x, shoes.x) and not torch.equal(shoes.x, guided.x)
     bound = denoiser.bind(labels=[7, 7])
     assert torch.equal(sample(DDIM(), bound, 3, n=2).x, shoes.x)
+    for one in (
+        sample(DDIM(), denoiser.bind(guidance=3.0), 3, n=2, labels=7),
+        sample(DDIM(), bound, 3, n=2, guidance=3.0),
+        sample(DDIM(), bound.bind(guidance=3.0), 3, n=2),
+        sample(DDIM(), bound.bind(guidance=5.0), 3, n=2, guidance=3.0),
+    ):
+        assert torch.equal(one.x, guided.x) and one.nfe == 6
+    once = sample(DDIM(), bound.bind(guidance=3.0), 3, n=2, guidance=1.0)
+    assert torch.equal(once.x, shoes.x) and once.nfe == 3
+    for ask in (
+        lambda d: sample(DDIM(), d, 3, n=2),
+        lambda d: d.eps(torch.zeros(2, 1, 28, 28), 0.5),
+    ):
+        with pytest.raises(ValueError, match="guidance = 3.0: 1 without labels"):
+            ask(denoiser.bind(guidance=3.0))
 
 
 def test_the_answer_that_is_not_finite_is_named():

@@ -30,13 +30,14 @@ REGISTRIES = {
     "objective": (zoo.OBJECTIVES, zoo.parse_objective),
 }
 WRONG_WORDS = ("nan", "inf", "-inf", "-1", "1e300", "x", "", "1j", "True")
-RIGHT_WORDS = {  # what looks wrong and is not: an open end, a size with a sign, no module
+RIGHT_WORDS = {  # what looks wrong and is not: an open end, a size with a sign, "yes", no module
     ("s_min", "1e300"),
     ("s_max", "inf"),
     ("s_max", "1e300"),
     ("lam", "-1"),
     ("mean", "-1"),
     ("conjugate", "True"),
+    ("stochastic", "True"),
     ("module", ""),
 }
 

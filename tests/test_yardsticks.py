@@ -163,6 +163,14 @@ def test_guidance_and_bind():
     assert torch.allclose(free.bind(labels=labels, guidance=0.0).eps(z, t), free.eps(z, t))
     got = sample(DDIM(), free, 4, n=4, labels=in_turn(4, 2), guidance=2.0)
     assert got.nfe == 8 and got.x.shape == (4, 1, 3, 4)
+    heavy = free.bind(guidance=2.0)
+    kept = sample(DDIM(), heavy, 4, n=4, labels=in_turn(4, 2))
+    assert torch.equal(kept.x, got.x) and kept.nfe == 8
+    assert torch.equal(bound.bind(guidance=3.0).eps(z, t), guided.eps(z, t))
+    with pytest.raises(ValueError, match="guidance = 2.0: 1 without labels"):
+        heavy.eps(z, t)
+    with pytest.raises(ValueError, match="changes = .'amp'.: labels and guidance"):
+        free.bind(amp=True)
 
 
 @pytest.mark.parametrize(

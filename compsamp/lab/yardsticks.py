@@ -246,11 +246,13 @@ class PictureDenoiser(NoisePredictor):
         known = self.labels.dim() == 1 and bool(torch.isin(self.labels, there).all())
         require(known, "labels", self.labels.tolist()[:8], f"one of {there.tolist()} per sample")
 
-    def bind(self, labels=None, guidance: float = 1.0) -> "PictureDenoiser":
-        "A copy with other labels and guidance, and a count of its own."
+    def bind(self, **changes) -> "PictureDenoiser":
+        "A copy with other `labels` or `guidance`, and a count of its own."
+        known = changes.keys() <= {"labels", "guidance"}
+        require(known, "changes", sorted(changes), "labels and guidance")
         new = copy.copy(self)
         new.nfe = 0
-        new.set_labels(labels, guidance)
+        new.set_labels(**{"labels": self.labels, "guidance": self.guidance} | changes)
         return new
 
     @property
@@ -310,6 +312,8 @@ class PictureDenoiser(NoisePredictor):
     def pull(self, z: Tensor, t) -> Tensor:
         "Minus the score `(B, k, d)`, float64: the components' pulls, weighted; guided if asked."
         if self.labels is None or self.guidance == 0:
+            allowed = "1 without labels: bind labels too"
+            require(self.guidance in (0, 1), "guidance", self.guidance, allowed)
             return self.assemble(*self.parts(z, t))
         out = torch.empty(len(z), self.process.k, math.prod(self.shape), dtype=torch.float64)
         out = self.class_by_class(PictureDenoiser.pull, z, t, out)
