@@ -553,10 +553,14 @@ class Convention:
         "x0 from the network's answer."
         return clean_picture(self.predicts, self.process, output, z, t, self.sigma_data)
 
-    @property
-    def start_scale(self) -> float:
-        "Standard deviation of the state a pipeline starts from."
-        return float(self.process.prior_scale()[0])
+    def start_scale(self, t: float) -> float:
+        "Standard deviation of the noise that a walk from time t starts with, as `sample` has it."
+        top = self.process.prior_scale().view(1, 1)
+        return float(top if t >= self.process.T else self.process.prior_at(t, top))
+
+    def handed_scale(self, t: float) -> float:
+        "That of what a pipeline hands over there: `init_noise_sigma`."
+        return self.start_scale(t)
 
 
 @dataclass(frozen=True)
@@ -577,10 +581,9 @@ class EDMConvention(Convention):
         "c_in z."
         return z / math.sqrt(float(t) ** 2 + self.sigma_data**2)
 
-    @property
-    def start_scale(self) -> float:
-        "That of noise and data of unit variance, as EDM schedulers of diffusers have it."
-        return math.sqrt(self.process.T**2 + 1)
+    def start_scale(self, t: float) -> float:
+        "t; at T that of noise and data of unit variance, as EDM schedulers of diffusers have it."
+        return math.hypot(t, 1) if t >= self.process.T * (1 - 1e-6) else t
 
 
 @dataclass(frozen=True)
@@ -614,6 +617,10 @@ class FlowConvention(Convention):
     def ratio_of(self, t) -> Tensor:
         "t is sigma."
         return f64(t)
+
+    def handed_scale(self, t: float) -> float:
+        "1: pipelines of flows scale nothing."
+        return 1.0
 
 # %% ../nbs/16_interop.ipynb #3b9885f3
 #| code-fold: true
@@ -1309,7 +1316,8 @@ class WalkPlanner:
         intervals = [parse_restart(text) for text in texts]
         self.intervals = [RestartInterval.from_sigma(self.process, *v) for v in intervals]
         self.check_ends(config)
-        self.order, self.init_noise_sigma = self.sampler.evals, self.convention.start_scale
+        self.order = self.sampler.evals
+        self.init_noise_sigma = self.convention.handed_scale(self.process.T)
         n = self.convention.entries
         self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
         self.forget_walk()
@@ -1362,7 +1370,7 @@ class WalkPlanner:
     def forget_walk(self, n: int | None = None):
         "Forget the walk in progress."
         self.num_inference_steps, self.walk, self._begin_index = n, None, None
-        self.input_scaled, self.handed_out = False, None
+        self.input_scaled, self.handed_out, self.noised = False, None, False
 
     def __len__(self):
         return self.convention.entries
@@ -1446,6 +1454,7 @@ class WalkPlanner:
         levels = self.convention.ratio_of([e.t for e in self.plan])
         self.sigmas = torch.cat([levels, f64([0.0])])
         self.sigmas = self.sigmas.to(torch.float32)
+        self.init_noise_sigma = self.convention.handed_scale(self.plan[0].t)
         self.forget_walk(len(times))
 
 # %% ../nbs/16_interop.ipynb #0cc94498
@@ -1485,6 +1494,9 @@ class WalkSteps(WalkPlanner):
         "Pictures noised to the times of entries."
         if self.walk is None and self.begin_index and self.intervals:
             self.check_strength(self.begin_index)
+        if self.num_inference_steps and (self.walk is None or self.walk.t is None):
+            off = torch.as_tensor(timesteps).reshape(-1).cpu().double() - float(self.timesteps[0])
+            self.noised |= bool((off.abs() < self.convention.tolerance).all())
         times = self.convention.time_of(timesteps).reshape(-1).expand(len(original_samples))
         noised = self.process.perturb(widened(original_samples), times, widened(noise))
         return noised.to(original_samples)
@@ -1523,6 +1535,20 @@ class WalkSteps(WalkPlanner):
         require(near, "timestep", float(timestep), allowed)
         return begins[0] if begins else near[0]
 
+    def first_gain(self, i: int) -> float:
+        """By what the sample is multiplied where a walk begins, at entry i: at the first one it is
+        noise alone, unless it came from `add_noise`."""
+        if i or self.noised:
+            return 1.0
+        first, high = self.plan[0], self.config.high
+        ratio = float(self.process.rho(first.level))
+        named = high and abs(ratio / high - 1) < 1e-6
+        name, value = ("high", high) if named else ("timesteps", float(self.timesteps[0]))
+        allowed = "a start where noise outweighs the picture (there the noise-to-signal ratio is"
+        allowed += f" {ratio:.3g}), or pictures that came from add_noise"
+        require(ratio >= 1 - 1e-9, name, value, allowed)
+        return self.convention.start_scale(first.t) / self.init_noise_sigma
+
     def open_walk(self, i: int, sample: Tensor, draw) -> ResumableWalk:
         "The walk from entry i."
         require(0 <= i < len(self.plan), "begin_index", i, f"below {len(self.plan)}")
@@ -1542,11 +1568,13 @@ class WalkSteps(WalkPlanner):
             shape = tuple(sample.shape[1:])
             draws = Noise(seed, len(sample), shape, 0, torch.float64, widened(sample[:0]).device)
             draws()  # its first draw is the start
-        z, index = widened(sample), self.plan[i].step
-        first = draws if i == 0 else partial(torch.zeros_like, z)
-        walk = ResumableWalk(self.sampler, self.process, self.route, z, first, index)
-        walk.begun = i
-        if i:
+        gain, entry = self.first_gain(i), self.plan[i]
+        z = widened(sample) * gain
+        asked = i or entry.t != entry.level  # the network saw z itself, at the churned level
+        first = partial(torch.zeros_like, z) if asked else draws
+        walk = ResumableWalk(self.sampler, self.process, self.route, z, first, entry.step)
+        walk.begun, walk.first_gain, self.noised = i, gain, False
+        if asked:
             walk.replace(z)
         walk.draw = draws
         return walk
@@ -1559,7 +1587,7 @@ class WalkSteps(WalkPlanner):
         if self.walk is None or self.walk.t is None:
             i = self.begin_index
             i = self.find_entry(timestep) if i is None else i
-            z, t = widened(sample), self.plan[i].t
+            z, t = widened(sample) * self.first_gain(i), self.plan[i].t
         elif self.walk.at_step_start:
             z, t = widened(sample), self.walk.t
         else:
@@ -1598,13 +1626,15 @@ class WalkSteps(WalkPlanner):
         require(fits, "model_output", tuple(model_output.shape), allowed)
         if self.config.seed is None:
             walk.draw = draw
-        x = self.convention.clean(widened(model_output), walk.z, walk.t)
+        shown = walk.z if walk.nfe or self.input_scaled else widened(sample)  # a flow's own noise
+        x = self.convention.clean(widened(model_output), shown, walk.t)
         x = limit_picture(x, self.config)
+        state = sample if walk.nfe or walk.first_gain == 1 else sample * walk.first_gain
         z = walk.answer(x)
         if self.config.seed is None:
             walk.draw = None
         inside = walk.t is not None and not walk.at_step_start
-        following = sample if inside and self.input_scaled else z.to(sample)
+        following = state if inside and self.input_scaled else z.to(sample)
         if walk.t is None:
             require_finite(following)
         self.handed_out = None if following.is_inference() else (following, following._version)

@@ -15,7 +15,7 @@ from compsamp.interop import from_diffusers, scheduler_grid, table_times, to_dif
 from compsamp.networks import process_card
 from compsamp.restart import RestartInterval, route_of
 from compsamp.sampling import nfe, sample, states
-from compsamp.zoo import parse_restart, parse_sampler
+from compsamp.zoo import SamplingSpec, parse_restart, parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SLOW = pytest.mark.skipif("COMPSAMP_SLOW" not in os.environ, reason="slow: COMPSAMP_SLOW=1 runs it")
@@ -217,6 +217,36 @@ def test_restart_from_text_to_image(d, name):
         parse_sampler(name), denoiser, route, n=2, seed=5, labels=torch.tensor([0, 1]), guidance=5.0
     )
     assert gap(x, want.x) < 1e-4 and want.nfe == 2 * len(pipe.scheduler.timesteps)
+
+
+def conditions_of(name, settings):
+    "The prompts of a pipeline as conditions, and the empty one."
+    pooled = "pooled_projections" if name == "sd3" else "text_embeds"
+    pairs = []
+    for side in ("", "negative_"):
+        held = {"encoder_hidden_states": settings[f"{side}prompt_embeds"]}
+        wide = {pooled: settings[f"{side}pooled_prompt_embeds"]}
+        if name != "sd3":
+            wide["time_ids"] = torch.tensor([16.0, 16, 0, 0, 16, 16]).expand(2, -1)
+        pairs.append(held | (wide if name == "sd3" else dict(added_cond_kwargs=wide)))
+    return dict(conditions=pairs[0], empty=interop.map_tensors(lambda v: v[0], pairs[1]))
+
+
+@pytest.mark.parametrize(
+    "name, ends", [("xl_edm", "low=.05,high=10"), ("xl", "high=1.5"), ("sd3", "low=.03,high=80")]
+)
+def test_a_named_grid_starts_from_its_own_noise(d, name, ends):
+    "From the same noise a pipeline draws what `sample` draws."
+    pipe, _ = PAIRS[name](d)
+    spec = SamplingSpec.parse(f"dpmpp2m@karras,{ends}")
+    read = interop.SamplerScheduler.from_config
+    pipe.scheduler = read(pipe.scheduler.config, low=spec.low, high=spec.high)
+    x = run(pipe, 10, latents=Noise(5, 2, (4, 8, 8))(), **settings_of(name))
+    denoiser = from_diffusers(pipe, **conditions_of(name, POOLED))
+    route = spec.route(denoiser.process, points=10)
+    labels = torch.tensor([0, 1])
+    want = sample(spec.sampler, denoiser, route, n=2, seed=5, labels=labels, guidance=5.0)
+    assert gap(x, want.x) < 1e-5
 
 
 @SLOW

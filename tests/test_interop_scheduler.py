@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import pickle
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -609,6 +610,50 @@ def test_the_ends_of_a_grid(diffusers):
     flow.set_timesteps(10)
     ends = flow.process.rho(flow.sigmas[[0, -2]].double())  # a flow's sigmas are its times
     assert ends.tolist() == pytest.approx([80.0, 0.03], rel=1e-4)
+
+
+@pytest.mark.parametrize("high", [80.0, 10.0, 2.0])
+def test_edm_starts_from_the_noise_of_its_first_time(diffusers, high):
+    "A network that answers 0 is perfect for pictures of spread 0.5."
+    stock = diffusers.EDMEulerScheduler()
+    s = interop.SamplerScheduler.from_config(stock.config, low=0.01, high=high)
+    s.set_timesteps(20)
+    assert s.init_noise_sigma == pytest.approx(high, rel=1e-3)
+    x = torch.randn(4000, 1, 1, 1, generator=T.generator()) * s.init_noise_sigma
+    for t in s.timesteps:
+        s.scale_model_input(x, t)
+        x = s.step(0 * x, t, x).prev_sample
+    assert float(x.std()) == pytest.approx(0.5, abs=0.04)
+    s = interop.SamplerScheduler.from_config(stock.config)
+    s.set_timesteps(20)
+    assert s.init_noise_sigma == stock.init_noise_sigma
+
+
+def test_text_to_image_begins_where_noise_outweighs_the_picture(diffusers):
+    "As `sample` has it; pictures that were noised may begin below."
+    for config in ({}, EDM, FLOW):
+        s = make(config | dict(high=0.5, sampler="ddim"))
+        s.set_timesteps(5)
+        t = s.timesteps[0]
+        for call in (s.scale_model_input, lambda x, t: s.step(x, t, x)):
+            s.input_scaled = True
+            with pytest.raises(ValueError, match="high = 0.5: .*ratio is 0.5.*add_noise"):
+                call(SAMPLE, t)
+        z = s.add_noise(SAMPLE, torch.randn_like(SAMPLE), t[None])
+        s.step(s.scale_model_input(z, t), t, z)
+        s.set_timesteps(timesteps=s.timesteps[1:])
+        with pytest.raises(ValueError, match="timesteps = .*add_noise"):
+            s.scale_model_input(SAMPLE, s.timesteps[0])
+
+
+@pytest.mark.parametrize("config", [{}, EDM, FLOW])
+def test_churn_at_the_first_point_is_in_what_the_network_saw(diffusers, config):
+    s = make(config | dict(sampler="edm:s_churn=10", high=5.0))
+    s.set_timesteps(8)
+    assert s.plan[0].t > s.plan[0].level
+    shown = s.scale_model_input(SAMPLE, s.timesteps[0])
+    walk = s.open_walk(0, SAMPLE, partial(torch.randn_like, SAMPLE.double()))
+    assert torch.allclose(s.convention.model_input(walk.z, walk.t).float(), shown, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
