@@ -1370,7 +1370,7 @@ class WalkPlanner:
     def forget_walk(self, n: int | None = None):
         "Forget the walk in progress."
         self.num_inference_steps, self.walk, self._begin_index = n, None, None
-        self.input_scaled, self.handed_out, self.noised = False, None, False
+        self.input_scaled, self.handed_out, self.noised, self.sent = False, None, False, False
 
     def __len__(self):
         return self.convention.entries
@@ -1456,6 +1456,7 @@ class WalkPlanner:
         self.sigmas = self.sigmas.to(torch.float32)
         self.init_noise_sigma = self.convention.handed_scale(self.plan[0].t)
         self.forget_walk(len(times))
+        self.sent = num_inference_steps is None
 
 # %% ../nbs/16_interop.ipynb #0cc94498
 #| code-fold: true
@@ -1492,7 +1493,7 @@ class WalkSteps(WalkPlanner):
         timesteps: Tensor,  # `(B,)` or `(1,)`, as the network is told
     ) -> Tensor:
         "Pictures noised to the times of entries."
-        if self.walk is None and self.begin_index and self.intervals:
+        if self.walk is None and self.begin_index:
             self.check_strength(self.begin_index)
         if self.num_inference_steps and (self.walk is None or self.walk.t is None):
             off = torch.as_tensor(timesteps).reshape(-1).cpu().double() - float(self.timesteps[0])
@@ -1516,6 +1517,15 @@ class WalkSteps(WalkPlanner):
 
     def check_strength(self, i: int):
         "An error unless entry i is the main grid's point i/order, not shifted by Restart."
+        allowed = (
+            f"0, or a sampler of one evaluation a step without Restart: where a pipeline sends its"
+            f" own sigmas or timesteps it reckons `strength` in the {len(self.plan)} evaluations,"
+            f" not in the {self.num_inference_steps} grid points"
+        )
+        counted = not self.sent or len(self.plan) == self.num_inference_steps
+        require(counted, "begin_index", i, allowed)
+        if not self.intervals:
+            return
         entry, reach = self.plan[i], max(e.level for e in self.plan[i:])
         on_main = entry.point is not None and entry.point * self.order == i
         right = on_main and reach <= entry.level
@@ -1581,6 +1591,10 @@ class WalkSteps(WalkPlanner):
 
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
         "What the network is to be shown for `sample`, also doubled for guidance."
+        allowed = "a tensor of floats, (B, ...); a pipeline that works out x0 itself, as the latent"
+        allowed += " upscaler does, has no place for another sampler"
+        is_state = isinstance(sample, Tensor) and sample.is_floating_point() and sample.dim() >= 2
+        require(is_state, "sample", brief_value(sample), allowed, TypeError)
         if self.num_inference_steps is None:
             return sample
         self.input_scaled = True

@@ -310,6 +310,25 @@ def test_strength_of_image_to_image(d, pipeline, name):
         begun(pipe, name, strength=0.2, restart=["1.0,3.0,3,2"], **settings)
 
 
+@pytest.mark.parametrize("settings", [dict(sampler="flowheun"), dict(restart=["0.3,1,3,2"])])
+def test_flux_reckons_its_strength_in_evaluations(d, settings):
+    "So it would begin too late with two of them a step, or with Restart."
+    pipe = T.flux_pipeline(d, d.FlowMatchEulerDiscreteScheduler(), "FluxImg2ImgPipeline")
+    shared = dict(ONE, **first(T.prompts(negative=False)))
+    for strength in (0.8, 0.3):
+        got, want = begun(pipe, "ddim", strength=strength, **shared)
+        assert got == want
+    stock = pipe.scheduler
+    for strength in (0.6, 0.35):
+        read = interop.SamplerScheduler.from_config
+        pipe.scheduler = read(stock.config, **settings)
+        with pytest.raises(ValueError, match="begin_index = .*strength.*not in the 10 grid points"):
+            run(pipe, 10, image=IMAGE, strength=strength, **shared)
+        pipe.scheduler = stock
+    pipe.scheduler = read(stock.config, **settings)
+    assert torch.isfinite(run(pipe, 10, image=IMAGE, strength=1.0, **shared)).all()
+
+
 @pytest.mark.parametrize("channels", [4, 9])
 @pytest.mark.parametrize("name", ["ddim", "heun", "edm:s_churn=5"])
 def test_inpainting(d, name, channels):
@@ -347,6 +366,17 @@ def test_base_and_refiner_are_one_walk(d, name, cut):
     refiner.scheduler = read(base.scheduler.config, sampler=name, restart=["0.5,10,4,2"])
     with pytest.raises(ValueError, match="Restart interval"):
         refiner(image=part, denoising_start=cut, guidance_scale=5.0, **shared)
+
+
+def test_a_pipeline_that_works_out_x0_itself_is_refused(d):
+    net = T.prompted_unet(d, in_channels=8, out_channels=5, time_cond_proj_dim=136)
+    stock = d.EulerDiscreteScheduler(prediction_type="sample", **BETAS)
+    parts = dict(vae=T.vae(d), text_encoder=None, tokenizer=None, unet=net, scheduler=stock)
+    pipe = T.quiet(d.StableDiffusionLatentUpscalePipeline(**parts))
+    pipe.scheduler = interop.SamplerScheduler.from_config(stock.config, sampler="ddim")
+    picture = torch.randn(2, 4, 4, 4, generator=T.generator(1))
+    with pytest.raises(TypeError, match="sample = .*works out x0 itself"):
+        run(pipe, 5, prompt=None, image=picture, guidance_scale=0, **POOLED)
 
 
 # ---- what people do with pipelines
