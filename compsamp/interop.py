@@ -13,8 +13,8 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
            'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
            'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
-           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class',
-           'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
+           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_settings', 'own_config', 'publish_class',
+           'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
            'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
@@ -1776,30 +1776,40 @@ def scheduler_class():
             "From the configuration of any scheduler we can stand in for; others are refused."
             allowed = "scheduler.config, not the scheduler; for a folder there is from_pretrained"
             require(isinstance(config, dict), "config", type(config).__name__, allowed, TypeError)
+            settings = sorted(own_settings())
             for name in () if return_unused_kwargs else kwargs:
-                require_one_of("setting", name, sorted(cls._get_init_keys(cls)))
-            return super().from_config(own_config(config), return_unused_kwargs, **kwargs)
+                require_one_of("setting", name, settings)
+            config = own_config(config)
+            known = {k: v for k, v in config.items() if k in settings or k[0] == "_"}
+            built = super().from_config(known, return_unused_kwargs, **kwargs)
+            rest = {k: v for k, v in config.items() if k not in known}
+            (built[0] if return_unused_kwargs else built).register_to_config(**rest)
+            return built
 
     return publish_class(SamplerScheduler)
+
+
+def own_settings() -> set:
+    "The names of the settings of `SamplerScheduler`."
+    return scheduler_class()._get_init_keys(scheduler_class()) - {"self", "kwargs"}
 
 
 def own_config(
     config: dict,  # of any scheduler
 ) -> dict:
-    "The same as settings of `SamplerScheduler`; defaults are kept, for ours may differ."
+    """The same as settings of `SamplerScheduler`; defaults are kept, for ours may differ, and what
+    ours does not know, for pipelines and for the way back."""
     name = config.get("_class_name")
     name = name[-1] if isinstance(name, (list, tuple)) else name
     kept = {k: v for k, v in config.items() if k != "_use_default_values"}
     family = scheduler_family(name, config)
-    if name == "SamplerScheduler":
+    if name == "SamplerScheduler" or "family" in config:
         return kept
-    kept.pop("_class_name", None)
-    kept["family"] = family
+    kept = {k: v for k, v in kept.items() if k[0] != "_"} | dict(family=family)
     if family == "flow":
         kept["shift"] = kept.get("flow_shift", kept.get("shift", 1.0))
-        kept.pop("prediction_type", None)
-    known = scheduler_class()._get_init_keys(scheduler_class())
-    return {k: v for k, v in kept.items() if k in known and v is not None}  # None: as usual
+    known = own_settings()
+    return {k: v for k, v in kept.items() if v is not None or k not in known}  # None: as usual
 
 
 def publish_class(cls):

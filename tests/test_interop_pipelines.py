@@ -379,6 +379,20 @@ def test_a_pipeline_that_works_out_x0_itself_is_refused(d):
         run(pipe, 5, prompt=None, image=picture, guidance_scale=0, **POOLED)
 
 
+def test_a_pipeline_that_asks_for_the_variance_finds_it(d):
+    "DeepFloyd's, whose network answers a variance too."
+    words = dict(encoder_hid_dim=None, cross_attention_dim=T.PROMPT_WIDTH)
+    net = T.prompted_unet(d, in_channels=3, out_channels=6, **words)
+    stock = d.DDPMScheduler(variance_type="learned_range", clip_sample=True)
+    parts = {n: None for n in ("tokenizer", "text_encoder", "safety_checker", "watermarker")}
+    parts |= dict(feature_extractor=None, requires_safety_checker=False)
+    pipe = T.quiet(d.IFPipeline(unet=net, scheduler=stock, **parts))
+    pipe.scheduler = interop.SamplerScheduler.from_config(stock.config)
+    shared = dict(guidance_scale=5.0, num_inference_steps=6, output_type="pt", **WORDS)
+    x = pipe(generator=T.generator(), height=8, width=8, **shared).images
+    assert x.shape == (2, 3, 8, 8) and bool(torch.isfinite(torch.as_tensor(x)).all())
+
+
 # ---- what people do with pipelines
 
 

@@ -457,6 +457,28 @@ def test_other_flow_configurations(diffusers):
     assert float(s.timesteps[0]) == 1000
 
 
+def test_settings_that_ours_does_not_use_are_kept(diffusers, tmp_path):
+    "For pipelines that read them, and for the way back."
+    d, read = diffusers, interop.SamplerScheduler.from_config
+    flow = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    for stock in (
+        d.DDIMScheduler(set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"),
+        d.DDPMScheduler(variance_type="learned_range"),
+        d.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", solver_order=3),
+        d.EulerDiscreteScheduler(interpolation_type="log_linear"),
+        d.FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True),
+        d.EDMEulerScheduler(sigma_max=50.0),
+        d.UniPCMultistepScheduler(solver_order=3, **flow),
+    ):
+        ours = read(stock.config, sampler="heun")
+        ours.save_pretrained(tmp_path)
+        for s in (ours, interop.SamplerScheduler.from_pretrained(tmp_path), read(ours.config)):
+            assert s.config.sampler == "heun"
+            back = type(stock).from_config(s.config).config
+            for name, value in stock.config.items():
+                assert name[0] == "_" or back[name] == value == s.config[name], name
+
+
 # ---- what is refused, by name
 
 
