@@ -13,9 +13,9 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
            'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
            'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
-           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_settings', 'own_config', 'publish_class',
-           'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
-           'export_pretrained', 'import_pretrained']
+           'WalkPlanner', 'check_generator', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_settings', 'own_config',
+           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
+           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -23,6 +23,7 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
 import copy
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import re
@@ -69,7 +70,7 @@ from compsamp.networks import (
     process_card,
     read_tensors,
 )
-from .restart import RestartInterval, restart
+from .restart import restart
 from compsamp.sampling import (
     GRIDS,
     Sampler,
@@ -808,6 +809,10 @@ def find_parts(
     model = hasattr(network, "config") and isinstance(network, nn.Module)
     allowed = "a model or folder, or a pipeline with unet or transformer; else take `wrap`"
     require(model, "source", type(network).__name__, allowed, TypeError)
+    asked = inspect.signature(network.forward).parameters
+    timed = "timestep" in asked or any(p.kind is p.VAR_KEYWORD for p in asked.values())
+    allowed = "a network that is told a timestep: a UNet or a transformer"
+    require(timed, "source", type(network).__name__, allowed, TypeError)
     allowed = "a diffusers scheduler, or a folder with scheduler_config.json"
     known = hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps")
     require(known, "scheduler", type(scheduler).__name__, allowed, TypeError)
@@ -1224,6 +1229,7 @@ def table_times(
     process: LinearSDE,
     n: int,  # points
     kind: str | None = None,  # one of `GRID_KINDS`; None: Karras's grid from `ENOUGH_NOISE` at most
+    rho: float = 7.0,  # exponent of Karras's grid
 ) -> Tensor:
     "Falling times `(n,)` on a table."
     require(is_whole(n) and n >= 1, "n", n, "a whole number of grid points, at least 1")
@@ -1236,7 +1242,7 @@ def table_times(
     top = process.T
     if kind is None and float(process.rho(top)) > ENOUGH_NOISE:
         top = float(process.time(ENOUGH_NOISE))
-    return grid(process, n, kind or "karras", top=top)
+    return grid(process, n, kind or "karras", rho, top)
 
 
 def edm_times(
@@ -1309,18 +1315,23 @@ class WalkPlanner:
         whole = config.kind == "trailing" and not isinstance(self.process, Table)
         require(not whole, "kind", config.kind, allowed)
         require(self.process.k == 1, "process", config.process, "one with k = 1")
-        texts = [config.restart] if isinstance(config.restart, str) else config.restart or ()
-        allowed = "a list of 'LOW,HIGH,POINTS,K', as for compsamp_sample"
-        for text in texts:
-            require(isinstance(text, str), "restart", text, allowed, TypeError)
-        intervals = [parse_restart(text) for text in texts]
-        self.intervals = [RestartInterval.from_sigma(self.process, *v) for v in intervals]
+        self.intervals = self.read_restarts(config)
         self.check_ends(config)
+        self.check_exponent(config)
         self.order = self.sampler.evals
         self.init_noise_sigma = self.convention.handed_scale(self.process.T)
         n = self.convention.entries
         self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
         self.forget_walk()
+
+    def read_restarts(self, config) -> list:
+        "The configured Restart intervals, held to what a row of text is."
+        texts = [config.restart] if isinstance(config.restart, str) else config.restart or ()
+        allowed = "a list of 'LOW,HIGH,POINTS,K', as for compsamp_sample"
+        for text in texts:
+            require(isinstance(text, str), "restart", text, allowed, TypeError)
+        restarts = tuple(parse_restart(text) for text in texts)
+        return SamplingSpec(self.sampler, restarts=restarts).intervals(self.process)
 
     def check_ends(self, config):
         "ValueError unless `low` and `high`, where given, can be the ends of the grid."
@@ -1381,7 +1392,10 @@ class WalkPlanner:
         given = {k: v for k, v in zip(names, (n, timesteps, sigmas)) if v is not None}
         require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
         name, values = next(iter(given.items()))
-        require(f64(values, name).numel() >= 1, name, values, "at least one")
+        levels = f64(values, name).reshape(-1)
+        require(len(levels) >= 1, name, values, "at least one")
+        falling = bool((levels[1:] < levels[:-1]).all())
+        require(falling, name, levels[:8].tolist(), "strictly falling")
 
     def main_times(
         self,
@@ -1400,7 +1414,8 @@ class WalkPlanner:
             n = len(sigmas) - int(float(sigmas[-1]) == 0)  # a 0 at the end is no point
             sigmas = None
         if has_ends and n is not None:
-            row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
+            ends = config.low, config.high, config.rho
+            row = SamplingSpec(self.sampler, config.kind or "karras", *ends)
             return row.route(process, points=n)
         if is_flow and (config.kind is None or n is None):
             return convention.begin_below(
@@ -1413,14 +1428,29 @@ class WalkPlanner:
             return convention.time_of(f64(timesteps, "timesteps"))
         if isinstance(convention, EDMConvention):
             own = config.kind is None
-            return edm_times(process, n, config) if own else grid(process, n, config.kind)
+            return edm_times(process, n, config) if own else self.named_grid(n)
         trailing = config.timestep_spacing == "trailing" and isinstance(process, Table)
         kind = config.kind or ("trailing" if trailing else None)
         if isinstance(process, Table):
-            return table_times(process, n, kind)
-        kind = kind or "karras"
-        require(kind in GRIDS, "kind", kind, f"one of {GRIDS} without a table")
-        return grid(process, n, kind)
+            return table_times(process, n, kind, config.rho)
+        return self.named_grid(n)
+
+    def named_grid(self, n: int) -> Tensor:
+        "The grid of the configuration's `kind`, Karras's where there is none, over all times."
+        return grid(self.process, n, self.config.kind or "karras", self.config.rho)
+
+    def check_exponent(self, config):
+        "ValueError where `rho` is not as usual and no Karras grid is walked."
+        ends, family = (config.low, config.high), config.family
+        own = config.kind is None and ends == (None, None)
+        elsewhere = (
+            own and family == "flow",
+            own and family == "edm" and config.sigma_schedule != "karras",
+            own and isinstance(self.process, Table) and config.timestep_spacing == "trailing",
+        )
+        karras = config.kind in (None, "karras") and not any(elsewhere)
+        allowed = "7, as usual: this grid has no exponent; kind='karras' has one"
+        require(karras or config.rho == 7, "rho", config.rho, allowed)
 
     @check_arguments(num_inference_steps=(1, 1_000_000))
     def set_timesteps(
@@ -1461,6 +1491,16 @@ class WalkPlanner:
 # %% ../nbs/16_interop.ipynb #0cc94498
 #| code-fold: true
 #| code-summary: "the calls that a pipeline makes"
+def check_generator(generator, n: int):
+    "An error unless it is None, a torch generator, or a list of one for each of n samples."
+    many = generator if isinstance(generator, list) else [generator] if generator else []
+    known = all(isinstance(one, torch.Generator) for one in many)
+    allowed = f"None, a torch.Generator, or a list of one for each of the {n} samples"
+    require(known, "generator", brief_value(generator), allowed, TypeError)
+    fits = not isinstance(generator, list) or len(many) in (1, n)
+    require(fits, "generator", f"a list of {len(many)}", allowed)
+
+
 def check_sent(name: str, given):
     "An error unless a pipeline sends a tensor of finite floats, `(B, ...)`."
     is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
@@ -1630,6 +1670,7 @@ class WalkSteps(WalkPlanner):
         self.check_step(eta, use_clipped_model_output)
         check_sent("model_output", model_output)
         check_sent("sample", sample)
+        check_generator(generator, len(sample))
         timestep = as_real("timestep", timestep)
         draw = TorchNoise(generator, sample)
         walk = self.walk_at(timestep, sample, draw)

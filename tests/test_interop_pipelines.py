@@ -379,6 +379,12 @@ def test_a_pipeline_that_works_out_x0_itself_is_refused(d):
         run(pipe, 5, prompt=None, image=picture, guidance_scale=0, **POOLED)
 
 
+def test_a_network_that_is_told_no_time_is_refused(d):
+    pipe = T.stable(d)
+    with pytest.raises(TypeError, match="source = 'AutoencoderKL': .*a timestep"):
+        from_diffusers(pipe.vae, pipe.scheduler)
+
+
 def test_a_pipeline_that_asks_for_the_variance_finds_it(d):
     "DeepFloyd's, whose network answers a variance too."
     words = dict(encoder_hid_dim=None, cross_attention_dim=T.PROMPT_WIDTH)

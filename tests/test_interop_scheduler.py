@@ -341,8 +341,10 @@ def test_custom_times(diffusers):
     assert float((s.timesteps - near).abs().max()) < 3
     with pytest.raises(ValueError, match="num_inference_steps"):
         s.set_timesteps()
-    with pytest.raises(ValueError, match="falling"):
+    with pytest.raises(ValueError, match="^timesteps = .3.0, 5.0.: strictly falling"):
         s.set_timesteps(timesteps=[3, 5])
+    with pytest.raises(ValueError, match="^sigmas = .1.0, 10.0.: strictly falling"):
+        s.set_timesteps(sigmas=[1.0, 10.0])
     for config in ({}, FLOW, EDM_FAMILY):
         for empty in (dict(sigmas=[]), dict(timesteps=[])):
             with pytest.raises(ValueError, match="at least one"):
@@ -543,6 +545,7 @@ def test_families_are_recognised(diffusers):
         (dict(sampler="nonsense"), "sampler"),
         (dict(sampler="roba"), "k = 1"),
         (dict(restart=["1,2"]), "restart"),
+        (dict(restart=["0.1,1.0,3,0"]), "restarts = .*at least 2 points and 1 repeat"),
         (dict(kind="nonsense"), "kind"),
         (dict(prediction_type="flow"), "prediction_type"),
         (dict(family="nonsense"), "family"),
@@ -600,6 +603,24 @@ def test_steps_that_are_refused(diffusers):
         e.step(SAMPLE, e.timesteps[0], SAMPLE)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp2m:stochastic=1"])
+def test_generators_that_are_refused(diffusers, sampler):
+    s = make(dict(sampler=sampler))
+    s.set_timesteps(5)
+    one = T.generator()
+    for wrong, error in (
+        (5, TypeError),
+        ("a", TypeError),
+        ([one, 5], TypeError),
+        ([one] * 3, ValueError),
+    ):
+        with pytest.raises(error, match="^generator = .*each of the 2 samples"):
+            s.step(SAMPLE, s.timesteps[0], SAMPLE, generator=wrong)
+    for right in (None, one, [one], [one, T.generator(1)]):
+        s.set_timesteps(5)
+        s.step(SAMPLE, s.timesteps[0], SAMPLE, generator=right)
+
+
 def test_holes_in_a_step_are_refused(diffusers):
     "NaN on the way in is named; what overflows on the way out is not handed over as a picture."
     s = make(dict(sampler="ddim"))
@@ -632,6 +653,53 @@ def test_the_ends_of_a_grid(diffusers):
     flow.set_timesteps(10)
     ends = flow.process.rho(flow.sigmas[[0, -2]].double())  # a flow's sigmas are its times
     assert ends.tolist() == pytest.approx([80.0, 0.03], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        dict(kind="karras"),
+        dict(low=0.05),
+        dict(process=process_card(VP())),
+        EDM,
+        EDM | dict(kind="karras"),
+        EDM | dict(high=20.0),
+        FLOW | dict(kind="karras"),
+        FLOW | dict(low=0.03, high=80.0),
+    ],
+)
+def test_the_exponent_of_a_karras_grid_is_heard(diffusers, config):
+    grids = []
+    for rho in (7.0, 3.0):
+        s = make(config | dict(rho=rho))
+        s.set_timesteps(6)
+        ends = {}
+        if config == {}:
+            ends = dict(top=float(s.process.time(80.0)))
+        for name, end in (("low", "bottom"), ("high", "top")):
+            if name in config:
+                ends[end] = float(s.process.time(config[name]))
+        assert torch.allclose(s.route.main, grid(s.process, 6, "karras", rho, **ends))
+        grids.append(s.sigmas)
+    assert not torch.allclose(*grids)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(kind="uniform"),
+        dict(kind="quadratic", low=0.05),
+        dict(kind="trailing"),
+        dict(timestep_spacing="trailing"),
+        EDM | dict(kind="uniform"),
+        EDM | dict(sigma_schedule="exponential"),
+        FLOW,
+    ],
+)
+def test_an_exponent_that_no_grid_hears_is_refused(diffusers, config):
+    with pytest.raises(ValueError, match="rho = 3.0: 7, as usual.*kind='karras'"):
+        make(config | dict(rho=3.0))
 
 
 @pytest.mark.parametrize("high", [80.0, 10.0, 2.0])
@@ -700,8 +768,9 @@ def test_settings_that_nobody_knows_are_refused(diffusers):
     read = interop.SamplerScheduler.from_config
     stock = diffusers.DDIMScheduler().config
     for name in ("sampl", "restrat", "grid"):
-        with pytest.raises(ValueError, match=f"setting = '{name}': one of .*sampler"):
+        with pytest.raises(ValueError, match=f"setting = '{name}': one of .*sampler") as told:
             read(stock, **{name: "ddim"})
+        assert "self" not in str(told.value).replace(",", "").split()
     scheduler, unused = read(stock, return_unused_kwargs=True, other=1)
     assert unused == {"other": 1} and scheduler.config.sampler == "dpmpp2m"
     with pytest.raises(ValueError, match="num_inference_steps and sigmas"):
