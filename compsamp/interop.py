@@ -135,8 +135,9 @@ class PredictD(Parametrised):
         return 1 / sigma[..., None], -mu / sigma, 1 / mu
 
     def clock(self, t, mu, C):
-        "1000 rho."
-        return 1000 * (C[..., 0, 0].sqrt() / mu[..., 0])
+        "rho; in thousandths where `wrap` has made the network one of ours."
+        thousandths = 1000 if isinstance(self.net, ForeignNetwork) else 1
+        return thousandths * (C[..., 0, 0].sqrt() / mu[..., 0])
 
 
 class PredictVelocity(PredictFlow):
