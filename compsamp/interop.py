@@ -13,9 +13,9 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
            'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
            'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
-           'WalkPlanner', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_config', 'publish_class', 'model_class',
-           'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
-           'export_pretrained', 'import_pretrained']
+           'WalkPlanner', 'check_generator', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_settings', 'own_config',
+           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
+           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -23,6 +23,7 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
 import copy
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import re
@@ -69,7 +70,7 @@ from compsamp.networks import (
     process_card,
     read_tensors,
 )
-from .restart import RestartInterval, restart
+from .restart import restart
 from compsamp.sampling import (
     GRIDS,
     Sampler,
@@ -134,8 +135,9 @@ class PredictD(Parametrised):
         return 1 / sigma[..., None], -mu / sigma, 1 / mu
 
     def clock(self, t, mu, C):
-        "1000 rho."
-        return 1000 * (C[..., 0, 0].sqrt() / mu[..., 0])
+        "rho; in thousandths where `wrap` has made the network one of ours."
+        thousandths = 1000 if isinstance(self.net, ForeignNetwork) else 1
+        return thousandths * (C[..., 0, 0].sqrt() / mu[..., 0])
 
 
 class PredictVelocity(PredictFlow):
@@ -553,10 +555,14 @@ class Convention:
         "x0 from the network's answer."
         return clean_picture(self.predicts, self.process, output, z, t, self.sigma_data)
 
-    @property
-    def start_scale(self) -> float:
-        "Standard deviation of the state a pipeline starts from."
-        return float(self.process.prior_scale()[0])
+    def start_scale(self, t: float) -> float:
+        "Standard deviation of the noise that a walk from time t starts with, as `sample` has it."
+        top = self.process.prior_scale().view(1, 1)
+        return float(top if t >= self.process.T else self.process.prior_at(t, top))
+
+    def handed_scale(self, t: float) -> float:
+        "That of what a pipeline hands over there: `init_noise_sigma`."
+        return self.start_scale(t)
 
 
 @dataclass(frozen=True)
@@ -577,10 +583,9 @@ class EDMConvention(Convention):
         "c_in z."
         return z / math.sqrt(float(t) ** 2 + self.sigma_data**2)
 
-    @property
-    def start_scale(self) -> float:
-        "That of noise and data of unit variance, as EDM schedulers of diffusers have it."
-        return math.sqrt(self.process.T**2 + 1)
+    def start_scale(self, t: float) -> float:
+        "t; at T that of noise and data of unit variance, as EDM schedulers of diffusers have it."
+        return math.hypot(t, 1) if t >= self.process.T * (1 - 1e-6) else t
 
 
 @dataclass(frozen=True)
@@ -614,6 +619,10 @@ class FlowConvention(Convention):
     def ratio_of(self, t) -> Tensor:
         "t is sigma."
         return f64(t)
+
+    def handed_scale(self, t: float) -> float:
+        "1: pipelines of flows scale nothing."
+        return 1.0
 
 # %% ../nbs/16_interop.ipynb #3b9885f3
 #| code-fold: true
@@ -801,6 +810,10 @@ def find_parts(
     model = hasattr(network, "config") and isinstance(network, nn.Module)
     allowed = "a model or folder, or a pipeline with unet or transformer; else take `wrap`"
     require(model, "source", type(network).__name__, allowed, TypeError)
+    asked = inspect.signature(network.forward).parameters
+    timed = "timestep" in asked or any(p.kind is p.VAR_KEYWORD for p in asked.values())
+    allowed = "a network that is told a timestep: a UNet or a transformer"
+    require(timed, "source", type(network).__name__, allowed, TypeError)
     allowed = "a diffusers scheduler, or a folder with scheduler_config.json"
     known = hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps")
     require(known, "scheduler", type(scheduler).__name__, allowed, TypeError)
@@ -1217,6 +1230,7 @@ def table_times(
     process: LinearSDE,
     n: int,  # points
     kind: str | None = None,  # one of `GRID_KINDS`; None: Karras's grid from `ENOUGH_NOISE` at most
+    rho: float = 7.0,  # exponent of Karras's grid
 ) -> Tensor:
     "Falling times `(n,)` on a table."
     require(is_whole(n) and n >= 1, "n", n, "a whole number of grid points, at least 1")
@@ -1229,7 +1243,7 @@ def table_times(
     top = process.T
     if kind is None and float(process.rho(top)) > ENOUGH_NOISE:
         top = float(process.time(ENOUGH_NOISE))
-    return grid(process, n, kind or "karras", top=top)
+    return grid(process, n, kind or "karras", rho, top)
 
 
 def edm_times(
@@ -1302,17 +1316,23 @@ class WalkPlanner:
         whole = config.kind == "trailing" and not isinstance(self.process, Table)
         require(not whole, "kind", config.kind, allowed)
         require(self.process.k == 1, "process", config.process, "one with k = 1")
+        self.intervals = self.read_restarts(config)
+        self.check_ends(config)
+        self.check_exponent(config)
+        self.order = self.sampler.evals
+        self.init_noise_sigma = self.convention.handed_scale(self.process.T)
+        n = self.convention.entries
+        self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
+        self.forget_walk()
+
+    def read_restarts(self, config) -> list:
+        "The configured Restart intervals, held to what a row of text is."
         texts = [config.restart] if isinstance(config.restart, str) else config.restart or ()
         allowed = "a list of 'LOW,HIGH,POINTS,K', as for compsamp_sample"
         for text in texts:
             require(isinstance(text, str), "restart", text, allowed, TypeError)
-        intervals = [parse_restart(text) for text in texts]
-        self.intervals = [RestartInterval.from_sigma(self.process, *v) for v in intervals]
-        self.check_ends(config)
-        self.order, self.init_noise_sigma = self.sampler.evals, self.convention.start_scale
-        n = self.convention.entries
-        self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
-        self.forget_walk()
+        restarts = tuple(parse_restart(text) for text in texts)
+        return SamplingSpec(self.sampler, restarts=restarts).intervals(self.process)
 
     def check_ends(self, config):
         "ValueError unless `low` and `high`, where given, can be the ends of the grid."
@@ -1362,7 +1382,7 @@ class WalkPlanner:
     def forget_walk(self, n: int | None = None):
         "Forget the walk in progress."
         self.num_inference_steps, self.walk, self._begin_index = n, None, None
-        self.input_scaled, self.handed_out = False, None
+        self.input_scaled, self.handed_out, self.noised, self.sent = False, None, False, False
 
     def __len__(self):
         return self.convention.entries
@@ -1373,7 +1393,10 @@ class WalkPlanner:
         given = {k: v for k, v in zip(names, (n, timesteps, sigmas)) if v is not None}
         require(len(given) == 1, " and ".join(given) or names[0], n, f"one of {', '.join(names)}")
         name, values = next(iter(given.items()))
-        require(f64(values, name).numel() >= 1, name, values, "at least one")
+        levels = f64(values, name).reshape(-1)
+        require(len(levels) >= 1, name, values, "at least one")
+        falling = bool((levels[1:] < levels[:-1]).all())
+        require(falling, name, levels[:8].tolist(), "strictly falling")
 
     def main_times(
         self,
@@ -1392,7 +1415,8 @@ class WalkPlanner:
             n = len(sigmas) - int(float(sigmas[-1]) == 0)  # a 0 at the end is no point
             sigmas = None
         if has_ends and n is not None:
-            row = SamplingSpec(self.sampler, config.kind or "karras", config.low, config.high)
+            ends = config.low, config.high, config.rho
+            row = SamplingSpec(self.sampler, config.kind or "karras", *ends)
             return row.route(process, points=n)
         if is_flow and (config.kind is None or n is None):
             return convention.begin_below(
@@ -1405,14 +1429,29 @@ class WalkPlanner:
             return convention.time_of(f64(timesteps, "timesteps"))
         if isinstance(convention, EDMConvention):
             own = config.kind is None
-            return edm_times(process, n, config) if own else grid(process, n, config.kind)
+            return edm_times(process, n, config) if own else self.named_grid(n)
         trailing = config.timestep_spacing == "trailing" and isinstance(process, Table)
         kind = config.kind or ("trailing" if trailing else None)
         if isinstance(process, Table):
-            return table_times(process, n, kind)
-        kind = kind or "karras"
-        require(kind in GRIDS, "kind", kind, f"one of {GRIDS} without a table")
-        return grid(process, n, kind)
+            return table_times(process, n, kind, config.rho)
+        return self.named_grid(n)
+
+    def named_grid(self, n: int) -> Tensor:
+        "The grid of the configuration's `kind`, Karras's where there is none, over all times."
+        return grid(self.process, n, self.config.kind or "karras", self.config.rho)
+
+    def check_exponent(self, config):
+        "ValueError where `rho` is not as usual and no Karras grid is walked."
+        ends, family = (config.low, config.high), config.family
+        own = config.kind is None and ends == (None, None)
+        elsewhere = (
+            own and family == "flow",
+            own and family == "edm" and config.sigma_schedule != "karras",
+            own and isinstance(self.process, Table) and config.timestep_spacing == "trailing",
+        )
+        karras = config.kind in (None, "karras") and not any(elsewhere)
+        allowed = "7, as usual: this grid has no exponent; kind='karras' has one"
+        require(karras or config.rho == 7, "rho", config.rho, allowed)
 
     @check_arguments(num_inference_steps=(1, 1_000_000))
     def set_timesteps(
@@ -1446,11 +1485,23 @@ class WalkPlanner:
         levels = self.convention.ratio_of([e.t for e in self.plan])
         self.sigmas = torch.cat([levels, f64([0.0])])
         self.sigmas = self.sigmas.to(torch.float32)
+        self.init_noise_sigma = self.convention.handed_scale(self.plan[0].t)
         self.forget_walk(len(times))
+        self.sent = num_inference_steps is None
 
 # %% ../nbs/16_interop.ipynb #0cc94498
 #| code-fold: true
 #| code-summary: "the calls that a pipeline makes"
+def check_generator(generator, n: int):
+    "An error unless it is None, a torch generator, or a list of one for each of n samples."
+    many = generator if isinstance(generator, list) else [generator] if generator else []
+    known = all(isinstance(one, torch.Generator) for one in many)
+    allowed = f"None, a torch.Generator, or a list of one for each of the {n} samples"
+    require(known, "generator", brief_value(generator), allowed, TypeError)
+    fits = not isinstance(generator, list) or len(many) in (1, n)
+    require(fits, "generator", f"a list of {len(many)}", allowed)
+
+
 def check_sent(name: str, given):
     "An error unless a pipeline sends a tensor of finite floats, `(B, ...)`."
     is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
@@ -1483,8 +1534,11 @@ class WalkSteps(WalkPlanner):
         timesteps: Tensor,  # `(B,)` or `(1,)`, as the network is told
     ) -> Tensor:
         "Pictures noised to the times of entries."
-        if self.walk is None and self.begin_index and self.intervals:
+        if self.walk is None and self.begin_index:
             self.check_strength(self.begin_index)
+        if self.num_inference_steps and (self.walk is None or self.walk.t is None):
+            off = torch.as_tensor(timesteps).reshape(-1).cpu().double() - float(self.timesteps[0])
+            self.noised |= bool((off.abs() < self.convention.tolerance).all())
         times = self.convention.time_of(timesteps).reshape(-1).expand(len(original_samples))
         noised = self.process.perturb(widened(original_samples), times, widened(noise))
         return noised.to(original_samples)
@@ -1504,6 +1558,15 @@ class WalkSteps(WalkPlanner):
 
     def check_strength(self, i: int):
         "An error unless entry i is the main grid's point i/order, not shifted by Restart."
+        allowed = (
+            f"0, or a sampler of one evaluation a step without Restart: where a pipeline sends its"
+            f" own sigmas or timesteps it reckons `strength` in the {len(self.plan)} evaluations,"
+            f" not in the {self.num_inference_steps} grid points"
+        )
+        counted = not self.sent or len(self.plan) == self.num_inference_steps
+        require(counted, "begin_index", i, allowed)
+        if not self.intervals:
+            return
         entry, reach = self.plan[i], max(e.level for e in self.plan[i:])
         on_main = entry.point is not None and entry.point * self.order == i
         right = on_main and reach <= entry.level
@@ -1522,6 +1585,20 @@ class WalkSteps(WalkPlanner):
         allowed = f"one of `timesteps`: {self.timesteps[:4].tolist()} ..."
         require(near, "timestep", float(timestep), allowed)
         return begins[0] if begins else near[0]
+
+    def first_gain(self, i: int) -> float:
+        """By what the sample is multiplied where a walk begins, at entry i: at the first one it is
+        noise alone, unless it came from `add_noise`."""
+        if i or self.noised:
+            return 1.0
+        first, high = self.plan[0], self.config.high
+        ratio = float(self.process.rho(first.level))
+        named = high and abs(ratio / high - 1) < 1e-6
+        name, value = ("high", high) if named else ("timesteps", float(self.timesteps[0]))
+        allowed = "a start where noise outweighs the picture (there the noise-to-signal ratio is"
+        allowed += f" {ratio:.3g}), or pictures that came from add_noise"
+        require(ratio >= 1 - 1e-9, name, value, allowed)
+        return self.convention.start_scale(first.t) / self.init_noise_sigma
 
     def open_walk(self, i: int, sample: Tensor, draw) -> ResumableWalk:
         "The walk from entry i."
@@ -1542,24 +1619,30 @@ class WalkSteps(WalkPlanner):
             shape = tuple(sample.shape[1:])
             draws = Noise(seed, len(sample), shape, 0, torch.float64, widened(sample[:0]).device)
             draws()  # its first draw is the start
-        z, index = widened(sample), self.plan[i].step
-        first = draws if i == 0 else partial(torch.zeros_like, z)
-        walk = ResumableWalk(self.sampler, self.process, self.route, z, first, index)
-        walk.begun = i
-        if i:
+        gain, entry = self.first_gain(i), self.plan[i]
+        z = widened(sample) * gain
+        asked = i or entry.t != entry.level  # the network saw z itself, at the churned level
+        first = partial(torch.zeros_like, z) if asked else draws
+        walk = ResumableWalk(self.sampler, self.process, self.route, z, first, entry.step)
+        walk.begun, walk.first_gain, self.noised = i, gain, False
+        if asked:
             walk.replace(z)
         walk.draw = draws
         return walk
 
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
         "What the network is to be shown for `sample`, also doubled for guidance."
+        allowed = "a tensor of floats, (B, ...); a pipeline that works out x0 itself, as the latent"
+        allowed += " upscaler does, has no place for another sampler"
+        is_state = isinstance(sample, Tensor) and sample.is_floating_point() and sample.dim() >= 2
+        require(is_state, "sample", brief_value(sample), allowed, TypeError)
         if self.num_inference_steps is None:
             return sample
         self.input_scaled = True
         if self.walk is None or self.walk.t is None:
             i = self.begin_index
             i = self.find_entry(timestep) if i is None else i
-            z, t = widened(sample), self.plan[i].t
+            z, t = widened(sample) * self.first_gain(i), self.plan[i].t
         elif self.walk.at_step_start:
             z, t = widened(sample), self.walk.t
         else:
@@ -1588,6 +1671,7 @@ class WalkSteps(WalkPlanner):
         self.check_step(eta, use_clipped_model_output)
         check_sent("model_output", model_output)
         check_sent("sample", sample)
+        check_generator(generator, len(sample))
         timestep = as_real("timestep", timestep)
         draw = TorchNoise(generator, sample)
         walk = self.walk_at(timestep, sample, draw)
@@ -1598,13 +1682,15 @@ class WalkSteps(WalkPlanner):
         require(fits, "model_output", tuple(model_output.shape), allowed)
         if self.config.seed is None:
             walk.draw = draw
-        x = self.convention.clean(widened(model_output), walk.z, walk.t)
+        shown = walk.z if walk.nfe or self.input_scaled else widened(sample)  # a flow's own noise
+        x = self.convention.clean(widened(model_output), shown, walk.t)
         x = limit_picture(x, self.config)
+        state = sample if walk.nfe or walk.first_gain == 1 else sample * walk.first_gain
         z = walk.answer(x)
         if self.config.seed is None:
             walk.draw = None
         inside = walk.t is not None and not walk.at_step_start
-        following = sample if inside and self.input_scaled else z.to(sample)
+        following = state if inside and self.input_scaled else z.to(sample)
         if walk.t is None:
             require_finite(following)
         self.handed_out = None if following.is_inference() else (following, following._version)
@@ -1732,30 +1818,40 @@ def scheduler_class():
             "From the configuration of any scheduler we can stand in for; others are refused."
             allowed = "scheduler.config, not the scheduler; for a folder there is from_pretrained"
             require(isinstance(config, dict), "config", type(config).__name__, allowed, TypeError)
+            settings = sorted(own_settings())
             for name in () if return_unused_kwargs else kwargs:
-                require_one_of("setting", name, sorted(cls._get_init_keys(cls)))
-            return super().from_config(own_config(config), return_unused_kwargs, **kwargs)
+                require_one_of("setting", name, settings)
+            config = own_config(config)
+            known = {k: v for k, v in config.items() if k in settings or k[0] == "_"}
+            built = super().from_config(known, return_unused_kwargs, **kwargs)
+            rest = {k: v for k, v in config.items() if k not in known}
+            (built[0] if return_unused_kwargs else built).register_to_config(**rest)
+            return built
 
     return publish_class(SamplerScheduler)
+
+
+def own_settings() -> set:
+    "The names of the settings of `SamplerScheduler`."
+    return scheduler_class()._get_init_keys(scheduler_class()) - {"self", "kwargs"}
 
 
 def own_config(
     config: dict,  # of any scheduler
 ) -> dict:
-    "The same as settings of `SamplerScheduler`; defaults are kept, for ours may differ."
+    """The same as settings of `SamplerScheduler`; defaults are kept, for ours may differ, and what
+    ours does not know, for pipelines and for the way back."""
     name = config.get("_class_name")
     name = name[-1] if isinstance(name, (list, tuple)) else name
     kept = {k: v for k, v in config.items() if k != "_use_default_values"}
     family = scheduler_family(name, config)
-    if name == "SamplerScheduler":
+    if name == "SamplerScheduler" or "family" in config:
         return kept
-    kept.pop("_class_name", None)
-    kept["family"] = family
+    kept = {k: v for k, v in kept.items() if k[0] != "_"} | dict(family=family)
     if family == "flow":
         kept["shift"] = kept.get("flow_shift", kept.get("shift", 1.0))
-        kept.pop("prediction_type", None)
-    known = scheduler_class()._get_init_keys(scheduler_class())
-    return {k: v for k, v in kept.items() if k in known and v is not None}  # None: as usual
+    known = own_settings()
+    return {k: v for k, v in kept.items() if v is not None or k not in known}  # None: as usual
 
 
 def publish_class(cls):

@@ -324,6 +324,37 @@ def test_edm_network():
     assert torch.allclose(a.eps(z, 1.3), b.eps(z, 1.3), atol=1e-6)
 
 
+class Told(nn.Module):
+    "A `model(x, sigma)` with two layers that share their weights; it remembers what it was told."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.last.weight = self.first.weight
+        self.told = []
+
+    def forward(self, x, sigma, labels=None):
+        self.told.append(float(sigma[0]))
+        return self.last(torch.tanh(self.first(x / (1 + sigma.view(-1, 1, 1, 1)))))
+
+
+def test_a_model_of_edm_is_saved_and_loaded(tmp_path):
+    "By the network of `wrap`, or bare in its parametrisation: it is told sigma both times."
+    model = Told()
+    there = wrap(model, EDM(), "D", shape=(1, 8, 8))
+    wrapped = there.network, wrap(Told(), EDM(), "D").network
+    bare = interop.PredictD(model, EDM()), interop.PredictD(Told(), EDM())
+    z = torch.randn(2, 1, 8, 8)
+    for i, (network, fresh_one) in enumerate((wrapped, bare)):
+        card = dict(network=networks.network_card(network), shape=[1, 8, 8])
+        card["process"] = networks.process_card(EDM())
+        networks.save(tmp_path / str(i), network, card)
+        again = zoo.load(tmp_path / str(i), network=fresh_one)
+        assert torch.equal(again.eps(z, 2.0), there.eps(z, 2.0))
+        inner = again.network.net
+        assert getattr(inner, "net", inner).told == pytest.approx([2.0])
+
+
 def test_half_precision_inside():
     net = torch.nn.Conv2d(1, 1, 1).to(torch.bfloat16)
     d = wrap(Half(net), VP())

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from compsamp import interop
+from compsamp.core import Noise
 from compsamp.experiment import generate
 from compsamp.flow import Flow, FlowDenoiser
 from compsamp.forward import EDM
@@ -117,6 +118,41 @@ def test_the_advised_grid_is_better_than_the_flows_own(diffusers, sampler):
         spread.append(float(in_a_loop(scheduler, 128).std()))
     off = [abs(value - SPREAD) for value in spread]
     assert off[1] < 0.5 * off[0], spread
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("sampler", ["dpmpp2m", "dpmpp2m:stochastic=.5", "heun"])
+def test_a_pipeline_that_starts_from_noise_draws_what_generate_draws(diffusers, sampler, scaled):
+    "From latents of unit scale, whether the pipeline calls `scale_model_input` or not."
+    network = KnownFlow()
+    denoiser = from_diffusers(network, diffusers.FlowMatchEulerDiscreteScheduler())
+    for high in (80, 1.5) if scaled else (80,):
+        settings = {"family": "flow", "low": 0.03, "high": float(high), "seed": 5}
+        scheduler = interop.SamplerScheduler(sampler=sampler, **settings)
+        scheduler.set_timesteps(12)
+        z = Noise(5, 8, (1, 8, 8))() * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            shown = scheduler.scale_model_input(z, t) if scaled else z
+            z = scheduler.step(network(shown, t)[0], t, z).prev_sample
+        row = f"{sampler}@karras,low=.03,high={high}"
+        want = generate(denoiser, row, nfe=12 * scheduler.order, n=8, seed=5, labels=None).x
+        assert (z - want).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_pipeline_that_starts_from_a_picture_keeps_what_it_has_noised(diffusers, first):
+    settings = {"family": "flow", "low": 0.03, "high": 3.0}
+    scheduler = interop.SamplerScheduler(sampler="ddim", **settings)
+    x, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    for _ in range(2):
+        scheduler.set_timesteps(12)
+        scheduler.set_begin_index(first)
+        t = scheduler.timesteps[first]
+        z = scheduler.scale_noise(x, t[None], noise)
+        scheduler.scale_noise(x, t[None], noise)  # as for the known part of an inpainting
+        assert torch.equal(scheduler.scale_model_input(z, t), z)
+        walk = scheduler.walk_at(float(t), z, None)
+        assert torch.allclose(walk.z.float(), z)
 
 
 def test_a_function_by_wrap():

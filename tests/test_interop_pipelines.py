@@ -15,7 +15,7 @@ from compsamp.interop import from_diffusers, scheduler_grid, table_times, to_dif
 from compsamp.networks import process_card
 from compsamp.restart import RestartInterval, route_of
 from compsamp.sampling import nfe, sample, states
-from compsamp.zoo import parse_restart, parse_sampler
+from compsamp.zoo import SamplingSpec, parse_restart, parse_sampler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SLOW = pytest.mark.skipif("COMPSAMP_SLOW" not in os.environ, reason="slow: COMPSAMP_SLOW=1 runs it")
@@ -219,6 +219,36 @@ def test_restart_from_text_to_image(d, name):
     assert gap(x, want.x) < 1e-4 and want.nfe == 2 * len(pipe.scheduler.timesteps)
 
 
+def conditions_of(name, settings):
+    "The prompts of a pipeline as conditions, and the empty one."
+    pooled = "pooled_projections" if name == "sd3" else "text_embeds"
+    pairs = []
+    for side in ("", "negative_"):
+        held = {"encoder_hidden_states": settings[f"{side}prompt_embeds"]}
+        wide = {pooled: settings[f"{side}pooled_prompt_embeds"]}
+        if name != "sd3":
+            wide["time_ids"] = torch.tensor([16.0, 16, 0, 0, 16, 16]).expand(2, -1)
+        pairs.append(held | (wide if name == "sd3" else dict(added_cond_kwargs=wide)))
+    return dict(conditions=pairs[0], empty=interop.map_tensors(lambda v: v[0], pairs[1]))
+
+
+@pytest.mark.parametrize(
+    "name, ends", [("xl_edm", "low=.05,high=10"), ("xl", "high=1.5"), ("sd3", "low=.03,high=80")]
+)
+def test_a_named_grid_starts_from_its_own_noise(d, name, ends):
+    "From the same noise a pipeline draws what `sample` draws."
+    pipe, _ = PAIRS[name](d)
+    spec = SamplingSpec.parse(f"dpmpp2m@karras,{ends}")
+    read = interop.SamplerScheduler.from_config
+    pipe.scheduler = read(pipe.scheduler.config, low=spec.low, high=spec.high)
+    x = run(pipe, 10, latents=Noise(5, 2, (4, 8, 8))(), **settings_of(name))
+    denoiser = from_diffusers(pipe, **conditions_of(name, POOLED))
+    route = spec.route(denoiser.process, points=10)
+    labels = torch.tensor([0, 1])
+    want = sample(spec.sampler, denoiser, route, n=2, seed=5, labels=labels, guidance=5.0)
+    assert gap(x, want.x) < 1e-5
+
+
 @SLOW
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("pipeline", ["sd", "xl", "xl_edm", "sd3", "flux", "dit"])
@@ -280,6 +310,25 @@ def test_strength_of_image_to_image(d, pipeline, name):
         begun(pipe, name, strength=0.2, restart=["1.0,3.0,3,2"], **settings)
 
 
+@pytest.mark.parametrize("settings", [dict(sampler="flowheun"), dict(restart=["0.3,1,3,2"])])
+def test_flux_reckons_its_strength_in_evaluations(d, settings):
+    "So it would begin too late with two of them a step, or with Restart."
+    pipe = T.flux_pipeline(d, d.FlowMatchEulerDiscreteScheduler(), "FluxImg2ImgPipeline")
+    shared = dict(ONE, **first(T.prompts(negative=False)))
+    for strength in (0.8, 0.3):
+        got, want = begun(pipe, "ddim", strength=strength, **shared)
+        assert got == want
+    stock = pipe.scheduler
+    for strength in (0.6, 0.35):
+        read = interop.SamplerScheduler.from_config
+        pipe.scheduler = read(stock.config, **settings)
+        with pytest.raises(ValueError, match="begin_index = .*strength.*not in the 10 grid points"):
+            run(pipe, 10, image=IMAGE, strength=strength, **shared)
+        pipe.scheduler = stock
+    pipe.scheduler = read(stock.config, **settings)
+    assert torch.isfinite(run(pipe, 10, image=IMAGE, strength=1.0, **shared)).all()
+
+
 @pytest.mark.parametrize("channels", [4, 9])
 @pytest.mark.parametrize("name", ["ddim", "heun", "edm:s_churn=5"])
 def test_inpainting(d, name, channels):
@@ -317,6 +366,37 @@ def test_base_and_refiner_are_one_walk(d, name, cut):
     refiner.scheduler = read(base.scheduler.config, sampler=name, restart=["0.5,10,4,2"])
     with pytest.raises(ValueError, match="Restart interval"):
         refiner(image=part, denoising_start=cut, guidance_scale=5.0, **shared)
+
+
+def test_a_pipeline_that_works_out_x0_itself_is_refused(d):
+    net = T.prompted_unet(d, in_channels=8, out_channels=5, time_cond_proj_dim=136)
+    stock = d.EulerDiscreteScheduler(prediction_type="sample", **BETAS)
+    parts = dict(vae=T.vae(d), text_encoder=None, tokenizer=None, unet=net, scheduler=stock)
+    pipe = T.quiet(d.StableDiffusionLatentUpscalePipeline(**parts))
+    pipe.scheduler = interop.SamplerScheduler.from_config(stock.config, sampler="ddim")
+    picture = torch.randn(2, 4, 4, 4, generator=T.generator(1))
+    with pytest.raises(TypeError, match="sample = .*works out x0 itself"):
+        run(pipe, 5, prompt=None, image=picture, guidance_scale=0, **POOLED)
+
+
+def test_a_network_that_is_told_no_time_is_refused(d):
+    pipe = T.stable(d)
+    with pytest.raises(TypeError, match="source = 'AutoencoderKL': .*a timestep"):
+        from_diffusers(pipe.vae, pipe.scheduler)
+
+
+def test_a_pipeline_that_asks_for_the_variance_finds_it(d):
+    "DeepFloyd's, whose network answers a variance too."
+    words = dict(encoder_hid_dim=None, cross_attention_dim=T.PROMPT_WIDTH)
+    net = T.prompted_unet(d, in_channels=3, out_channels=6, **words)
+    stock = d.DDPMScheduler(variance_type="learned_range", clip_sample=True)
+    parts = {n: None for n in ("tokenizer", "text_encoder", "safety_checker", "watermarker")}
+    parts |= dict(feature_extractor=None, requires_safety_checker=False)
+    pipe = T.quiet(d.IFPipeline(unet=net, scheduler=stock, **parts))
+    pipe.scheduler = interop.SamplerScheduler.from_config(stock.config)
+    shared = dict(guidance_scale=5.0, num_inference_steps=6, output_type="pt", **WORDS)
+    x = pipe(generator=T.generator(), height=8, width=8, **shared).images
+    assert x.shape == (2, 3, 8, 8) and bool(torch.isfinite(torch.as_tensor(x)).all())
 
 
 # ---- what people do with pipelines

@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import pickle
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -340,8 +341,10 @@ def test_custom_times(diffusers):
     assert float((s.timesteps - near).abs().max()) < 3
     with pytest.raises(ValueError, match="num_inference_steps"):
         s.set_timesteps()
-    with pytest.raises(ValueError, match="falling"):
+    with pytest.raises(ValueError, match="^timesteps = .3.0, 5.0.: strictly falling"):
         s.set_timesteps(timesteps=[3, 5])
+    with pytest.raises(ValueError, match="^sigmas = .1.0, 10.0.: strictly falling"):
+        s.set_timesteps(sigmas=[1.0, 10.0])
     for config in ({}, FLOW, EDM_FAMILY):
         for empty in (dict(sigmas=[]), dict(timesteps=[])):
             with pytest.raises(ValueError, match="at least one"):
@@ -456,6 +459,28 @@ def test_other_flow_configurations(diffusers):
     assert float(s.timesteps[0]) == 1000
 
 
+def test_settings_that_ours_does_not_use_are_kept(diffusers, tmp_path):
+    "For pipelines that read them, and for the way back."
+    d, read = diffusers, interop.SamplerScheduler.from_config
+    flow = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    for stock in (
+        d.DDIMScheduler(set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"),
+        d.DDPMScheduler(variance_type="learned_range"),
+        d.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", solver_order=3),
+        d.EulerDiscreteScheduler(interpolation_type="log_linear"),
+        d.FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True),
+        d.EDMEulerScheduler(sigma_max=50.0),
+        d.UniPCMultistepScheduler(solver_order=3, **flow),
+    ):
+        ours = read(stock.config, sampler="heun")
+        ours.save_pretrained(tmp_path)
+        for s in (ours, interop.SamplerScheduler.from_pretrained(tmp_path), read(ours.config)):
+            assert s.config.sampler == "heun"
+            back = type(stock).from_config(s.config).config
+            for name, value in stock.config.items():
+                assert name[0] == "_" or back[name] == value == s.config[name], name
+
+
 # ---- what is refused, by name
 
 
@@ -520,6 +545,7 @@ def test_families_are_recognised(diffusers):
         (dict(sampler="nonsense"), "sampler"),
         (dict(sampler="roba"), "k = 1"),
         (dict(restart=["1,2"]), "restart"),
+        (dict(restart=["0.1,1.0,3,0"]), "restarts = .*at least 2 points and 1 repeat"),
         (dict(kind="nonsense"), "kind"),
         (dict(prediction_type="flow"), "prediction_type"),
         (dict(family="nonsense"), "family"),
@@ -577,6 +603,24 @@ def test_steps_that_are_refused(diffusers):
         e.step(SAMPLE, e.timesteps[0], SAMPLE)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp2m:stochastic=1"])
+def test_generators_that_are_refused(diffusers, sampler):
+    s = make(dict(sampler=sampler))
+    s.set_timesteps(5)
+    one = T.generator()
+    for wrong, error in (
+        (5, TypeError),
+        ("a", TypeError),
+        ([one, 5], TypeError),
+        ([one] * 3, ValueError),
+    ):
+        with pytest.raises(error, match="^generator = .*each of the 2 samples"):
+            s.step(SAMPLE, s.timesteps[0], SAMPLE, generator=wrong)
+    for right in (None, one, [one], [one, T.generator(1)]):
+        s.set_timesteps(5)
+        s.step(SAMPLE, s.timesteps[0], SAMPLE, generator=right)
+
+
 def test_holes_in_a_step_are_refused(diffusers):
     "NaN on the way in is named; what overflows on the way out is not handed over as a picture."
     s = make(dict(sampler="ddim"))
@@ -612,6 +656,97 @@ def test_the_ends_of_a_grid(diffusers):
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        dict(kind="karras"),
+        dict(low=0.05),
+        dict(process=process_card(VP())),
+        EDM,
+        EDM | dict(kind="karras"),
+        EDM | dict(high=20.0),
+        FLOW | dict(kind="karras"),
+        FLOW | dict(low=0.03, high=80.0),
+    ],
+)
+def test_the_exponent_of_a_karras_grid_is_heard(diffusers, config):
+    grids = []
+    for rho in (7.0, 3.0):
+        s = make(config | dict(rho=rho))
+        s.set_timesteps(6)
+        ends = {}
+        if config == {}:
+            ends = dict(top=float(s.process.time(80.0)))
+        for name, end in (("low", "bottom"), ("high", "top")):
+            if name in config:
+                ends[end] = float(s.process.time(config[name]))
+        assert torch.allclose(s.route.main, grid(s.process, 6, "karras", rho, **ends))
+        grids.append(s.sigmas)
+    assert not torch.allclose(*grids)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(kind="uniform"),
+        dict(kind="quadratic", low=0.05),
+        dict(kind="trailing"),
+        dict(timestep_spacing="trailing"),
+        EDM | dict(kind="uniform"),
+        EDM | dict(sigma_schedule="exponential"),
+        FLOW,
+    ],
+)
+def test_an_exponent_that_no_grid_hears_is_refused(diffusers, config):
+    with pytest.raises(ValueError, match="rho = 3.0: 7, as usual.*kind='karras'"):
+        make(config | dict(rho=3.0))
+
+
+@pytest.mark.parametrize("high", [80.0, 10.0, 2.0])
+def test_edm_starts_from_the_noise_of_its_first_time(diffusers, high):
+    "A network that answers 0 is perfect for pictures of spread 0.5."
+    stock = diffusers.EDMEulerScheduler()
+    s = interop.SamplerScheduler.from_config(stock.config, low=0.01, high=high)
+    s.set_timesteps(20)
+    assert s.init_noise_sigma == pytest.approx(high, rel=1e-3)
+    x = torch.randn(4000, 1, 1, 1, generator=T.generator()) * s.init_noise_sigma
+    for t in s.timesteps:
+        s.scale_model_input(x, t)
+        x = s.step(0 * x, t, x).prev_sample
+    assert float(x.std()) == pytest.approx(0.5, abs=0.04)
+    s = interop.SamplerScheduler.from_config(stock.config)
+    s.set_timesteps(20)
+    assert s.init_noise_sigma == stock.init_noise_sigma
+
+
+def test_text_to_image_begins_where_noise_outweighs_the_picture(diffusers):
+    "As `sample` has it; pictures that were noised may begin below."
+    for config in ({}, EDM, FLOW):
+        s = make(config | dict(high=0.5, sampler="ddim"))
+        s.set_timesteps(5)
+        t = s.timesteps[0]
+        for call in (s.scale_model_input, lambda x, t: s.step(x, t, x)):
+            s.input_scaled = True
+            with pytest.raises(ValueError, match="high = 0.5: .*ratio is 0.5.*add_noise"):
+                call(SAMPLE, t)
+        z = s.add_noise(SAMPLE, torch.randn_like(SAMPLE), t[None])
+        s.step(s.scale_model_input(z, t), t, z)
+        s.set_timesteps(timesteps=s.timesteps[1:])
+        with pytest.raises(ValueError, match="timesteps = .*add_noise"):
+            s.scale_model_input(SAMPLE, s.timesteps[0])
+
+
+@pytest.mark.parametrize("config", [{}, EDM, FLOW])
+def test_churn_at_the_first_point_is_in_what_the_network_saw(diffusers, config):
+    s = make(config | dict(sampler="edm:s_churn=10", high=5.0))
+    s.set_timesteps(8)
+    assert s.plan[0].t > s.plan[0].level
+    shown = s.scale_model_input(SAMPLE, s.timesteps[0])
+    walk = s.open_walk(0, SAMPLE, partial(torch.randn_like, SAMPLE.double()))
+    assert torch.allclose(s.convention.model_input(walk.z, walk.t).float(), shown, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
     "sampler, words",
     [
         ("dpmpp2m:stochastic=.5@karras,low=.03", "a grid goes into kind, low and high"),
@@ -633,8 +768,9 @@ def test_settings_that_nobody_knows_are_refused(diffusers):
     read = interop.SamplerScheduler.from_config
     stock = diffusers.DDIMScheduler().config
     for name in ("sampl", "restrat", "grid"):
-        with pytest.raises(ValueError, match=f"setting = '{name}': one of .*sampler"):
+        with pytest.raises(ValueError, match=f"setting = '{name}': one of .*sampler") as told:
             read(stock, **{name: "ddim"})
+        assert "self" not in str(told.value).replace(",", "").split()
     scheduler, unused = read(stock, return_unused_kwargs=True, other=1)
     assert unused == {"other": 1} and scheduler.config.sampler == "dpmpp2m"
     with pytest.raises(ValueError, match="num_inference_steps and sigmas"):

@@ -25,7 +25,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         kinds_of check_kind check_numbers check_limit check_arguments is_count check_seal
         check_same check_mixture check_sizes check_state check_channels class_numbers
         check_labels check_card_sizes check_card check_answer check_sent seems_finite
-        check_tensors check_data check_recipe
+        check_generator check_tensors check_data check_recipe
         check_trainable check_resume check_state_tensors check_fit check_float_pictures
         check_features check_moments check_clouds check_labelled check_detour check_samplers
         require_count require_points require_memory require_finite require_range
@@ -63,6 +63,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         arrays_promised inner_network network_differences construct_network weights_hash
         asset_path shipped_networks known_hash tensor_kind fill_weights module_folder new_card
         faces_folder read_face read_config read_part find_parts parts_of_folder own_config
+        own_settings
         join_commands""",
     "parts of a training run, which `Trainer` and `fit` put together": """
         draw_times perturb_on_device BatchLoader short_run pictures_hash in_bf16 run_card

@@ -191,10 +191,11 @@ def sd3_pipeline(d, name="StableDiffusion3Pipeline", scheduler=None):
     return quiet(getattr(d, name)(transformer=sd3(d), vae=vae(d), scheduler=scheduler, **nothing))
 
 
-def flux_pipeline(d, scheduler=None):
+def flux_pipeline(d, scheduler=None, name="FluxPipeline"):
     nothing = {f"{part}{i}": None for part in ("text_encoder", "tokenizer") for i in ("", "_2")}
     scheduler = scheduler or d.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    return quiet(d.FluxPipeline(transformer=flux(d), vae=vae(d), scheduler=scheduler, **nothing))
+    cls = getattr(d, name)
+    return quiet(cls(transformer=flux(d), vae=vae(d), scheduler=scheduler, **nothing))
 
 
 def dit_pipeline(d, scheduler=None):
