@@ -41,6 +41,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return 0 if cores == 1 else min(cores, MOST_WORKERS)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_at_every_run():
+    "What a test draws without a generator of its own is the same each time."
+    import torch
+
+    torch.manual_seed(0)
+
+
 def missing(what: str):
     "Skip, or fail where nothing may be skipped (COMPSAMP_NO_SKIP=1, as in CI)."
     if os.environ.get("COMPSAMP_NO_SKIP") == "1":
