@@ -476,15 +476,15 @@ def test_the_page_of_advice_on_many_evaluations_and_guidance():
     assert weaker["setup"]["labels"] == "none"
     row = race.tuned_rows(100)[0]
     at_100 = [c for c in weaker["cells"] if (c["row"], c["budget"]) == (row, 100)]
-    assert f"(found on the small one, {len(at_100)} seeds;" in advice
+    assert f"(found on the small network, {len(at_100)} seeds;" in advice
     for budget in (10, 20, 50):
         assert f"`{race.tuned_rows(budget)[0]}`" in advice
     raced = read_results(claims.RESULTS_FOLDER / "race.json")["cells"]
     other = race.tuned_rows(20)[0]
     over = race.ratio_of_rows(raced, row, other, 100)
     assert over["low"] < 1 < over["high"] and len(over["seeds"]) == 5
-    said = f"at 100 on `fashion-vp` {over['ratio']:.2f}, {over['low']:.2f} to {over['high']:.2f}"
-    assert f"{said}, of the row above, 5 seeds)" in advice and f"from 50 `{row}` |" in advice
+    said = f"has {over['ratio']:.2f} ({over['low']:.2f} to {over['high']:.2f}) times the distance"
+    assert f"{said} of the row above, 5 seeds)" in advice and f"from 50 `{row}` |" in advice
     top = max(cell["guidance"] for cell in guided["cells"])
     distances = {}
     for cell in guided["cells"]:
