@@ -296,12 +296,10 @@ def sampling_card(
     process = denoiser.process
     route = as_route(process, grid(process, times) if is_count(times) else times)
     options = [getattr(denoiser, "clip", None), getattr(denoiser, "amp", None)]
-    weight = 1.0 if guidance is None else guidance
     if labels is None:
         bound_labels = getattr(denoiser, "labels", None)
         options += [getattr(denoiser, "guidance", None), checksum_of(bound_labels)]
-    elif guidance is None:
-        weight = getattr(denoiser, "guidance", 1.0)
+    weight = getattr(denoiser, "guidance", 1.0) if guidance is None else guidance
     card = {
         "sampler": [repr(sampler), checksum(sampler)],
         "process": networks.process_card(process),

@@ -13,9 +13,10 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
            'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
            'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
-           'WalkPlanner', 'check_generator', 'check_sent', 'WalkSteps', 'scheduler_class', 'own_settings', 'own_config',
-           'publish_class', 'model_class', 'check_network', 'require_still', 'tied_parameters', 'ask_at',
-           'model_config', 'to_diffusers', 'export_pretrained', 'import_pretrained']
+           'WalkPlanner', 'check_generator', 'check_batch', 'check_sent', 'without_variance', 'WalkSteps',
+           'scheduler_class', 'own_settings', 'own_config', 'publish_class', 'model_class', 'check_network',
+           'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers', 'export_pretrained',
+           'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -1502,11 +1503,26 @@ def check_generator(generator, n: int):
     require(fits, "generator", f"a list of {len(many)}", allowed)
 
 
+def check_batch(name: str, given, hint: str = ""):
+    "TypeError unless a pipeline sends a tensor of floats, `(B, ...)`."
+    is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
+    require(is_float, name, brief_value(given), f"a tensor of floats, (B, ...){hint}", TypeError)
+
+
 def check_sent(name: str, given):
     "An error unless a pipeline sends a tensor of finite floats, `(B, ...)`."
-    is_float = isinstance(given, Tensor) and given.is_floating_point() and given.dim() >= 2
-    require(is_float, name, brief_value(given), "a tensor of floats, (B, ...)", TypeError)
+    check_batch(name, given)
     require(seems_finite(given), name, "NaN or infinity", "finite numbers")
+
+
+def without_variance(model_output: Tensor, sample: Tensor) -> Tensor:
+    "An answer less the variance it may have learned; ValueError unless of the sample's shape."
+    if model_output.shape[1] == 2 * sample.shape[1]:
+        model_output = model_output.chunk(2, 1)[0]
+    allowed = f"the shape of the sample, {tuple(sample.shape)}"
+    fits = model_output.shape == sample.shape
+    require(fits, "model_output", tuple(model_output.shape), allowed)
+    return model_output
 
 
 class WalkSteps(WalkPlanner):
@@ -1632,10 +1648,8 @@ class WalkSteps(WalkPlanner):
 
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
         "What the network is to be shown for `sample`, also doubled for guidance."
-        allowed = "a tensor of floats, (B, ...); a pipeline that works out x0 itself, as the latent"
-        allowed += " upscaler does, has no place for another sampler"
-        is_state = isinstance(sample, Tensor) and sample.is_floating_point() and sample.dim() >= 2
-        require(is_state, "sample", brief_value(sample), allowed, TypeError)
+        hint = "; a pipeline that works out x0 itself, as the latent upscaler does, has no place"
+        check_batch("sample", sample, hint + " for another sampler")
         if self.num_inference_steps is None:
             return sample
         self.input_scaled = True
@@ -1675,11 +1689,7 @@ class WalkSteps(WalkPlanner):
         timestep = as_real("timestep", timestep)
         draw = TorchNoise(generator, sample)
         walk = self.walk_at(timestep, sample, draw)
-        if model_output.shape[1] == 2 * sample.shape[1]:
-            model_output = model_output.chunk(2, 1)[0]
-        allowed = f"the shape of the sample, {tuple(sample.shape)}"
-        fits = model_output.shape == sample.shape
-        require(fits, "model_output", tuple(model_output.shape), allowed)
+        model_output = without_variance(model_output, sample)
         if self.config.seed is None:
             walk.draw = draw
         shown = walk.z if walk.nfe or self.input_scaled else widened(sample)  # a flow's own noise

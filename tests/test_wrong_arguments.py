@@ -25,7 +25,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         kinds_of check_kind check_numbers check_limit check_arguments is_count check_seal
         check_same check_mixture check_sizes check_state check_channels class_numbers
         check_labels check_card_sizes check_card check_answer check_sent seems_finite
-        check_generator check_tensors check_data check_recipe
+        check_generator check_batch without_variance check_tensors check_data check_recipe
         check_trainable check_resume check_state_tensors check_fit check_float_pictures
         check_features check_moments check_clouds check_labelled check_detour check_samplers
         require_count require_points require_memory require_finite require_range
