@@ -1416,8 +1416,9 @@ class WalkPlanner:
             n = len(sigmas) - int(float(sigmas[-1]) == 0)  # a 0 at the end is no point
             sigmas = None
         if has_ends and n is not None:
-            ends = config.low, config.high, config.rho
-            row = SamplingSpec(self.sampler, config.kind or "karras", *ends)
+            row = SamplingSpec(
+                self.sampler, config.kind or "karras", *self.named_ends(), config.rho
+            )
             return row.route(process, points=n)
         if is_flow and (config.kind is None or n is None):
             return convention.begin_below(
@@ -1436,6 +1437,15 @@ class WalkPlanner:
         if isinstance(process, Table):
             return table_times(process, n, kind, config.rho)
         return self.named_grid(n)
+
+    def named_ends(self) -> tuple:
+        "Ends of the grid as ratios, None where free; a table begins as without a lower end."
+        low, high = self.config.low, self.config.high
+        process = self.process
+        usual = high is None and self.config.kind is None and isinstance(process, Table)
+        if usual and float(process.rho(process.T)) > ENOUGH_NOISE:
+            high = ENOUGH_NOISE
+        return low, high
 
     def named_grid(self, n: int) -> Tensor:
         "The grid of the configuration's `kind`, Karras's where there is none, over all times."

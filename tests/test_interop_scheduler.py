@@ -385,6 +385,18 @@ def test_trailing_entries(diffusers):
         assert ours.timesteps.tolist() == stock.timesteps.tolist()
 
 
+@pytest.mark.parametrize(
+    "named, first",
+    [({}, 80), ({"low": 0.03}, 80), ({"low": 0.03, "high": 200.0}, 200), ({"high": 40.0}, 40)],
+)
+def test_a_cosine_table_begins_at_80_also_where_its_lower_end_is_named(diffusers, named, first):
+    "It would begin at a ratio of 20,000, where nothing can be seen, and waste half its steps."
+    config = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2").config
+    ours = interop.SamplerScheduler.from_config(config, sampler="dpmpp2m", **named)
+    ours.set_timesteps(10)
+    assert float(ours.sigmas[0]) == pytest.approx(first, rel=1e-3)
+
+
 def test_grids(diffusers):
     p = Table(tuple(diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod))
     assert float(p.rho(table_times(p, 9)[0])) == pytest.approx(80, rel=1e-3)

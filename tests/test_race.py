@@ -466,13 +466,10 @@ def test_the_page_of_advice_on_restart():
     assert f"({' against '.join(sides)}, {len(behind['seeds'])} seeds" in advice
 
 
-def test_the_page_of_advice_on_many_evaluations_and_guidance():
-    "The seeds at 100, and that under guidance noise in every step came last, Heun first."
+def test_the_page_of_advice_on_many_evaluations():
+    "The seeds at 100, and the tuned settings."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
-    weaker, guided = (
-        read_results(claims.RESULTS_FOLDER / f"{name}.json")
-        for name in ("race-small", "restart-guidance")
-    )
+    weaker = read_results(claims.RESULTS_FOLDER / "race-small.json")
     assert weaker["setup"]["labels"] == "none"
     row = race.tuned_rows(100)[0]
     at_100 = [c for c in weaker["cells"] if (c["row"], c["budget"]) == (row, 100)]
@@ -484,7 +481,16 @@ def test_the_page_of_advice_on_many_evaluations_and_guidance():
     over = race.ratio_of_rows(raced, row, other, 100)
     assert over["low"] < 1 < over["high"] and len(over["seeds"]) == 5
     said = f"has {over['ratio']:.2f} ({over['low']:.2f} to {over['high']:.2f}) times the distance"
-    assert f"{said} of the row above, 5 seeds)" in advice and f"from 50 `{row}` |" in advice
+    assert (
+        f"{said} of the setting for 20 to 100, 5 seeds)" in advice
+        and f"from 50 `{row}` |" in advice
+    )
+
+
+def test_the_page_of_advice_on_guidance():
+    "DDPM came last at the largest weight, Heun first; ratios to both digits."
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    guided = read_results(claims.RESULTS_FOLDER / "restart-guidance.json")
     top = max(cell["guidance"] for cell in guided["cells"])
     distances = {}
     for cell in guided["cells"]:
@@ -502,6 +508,13 @@ def test_the_page_of_advice_on_many_evaluations_and_guidance():
             found = race.ratio_of_rows(here, first, second, 50)
             ends = f"{found['low']:.2f} to {found['high']:.2f}"
             assert ends in advice and f"{found['ratio']:.2f}" in advice, (first, weight)
+    at_top = [cell for cell in guided["cells"] if cell["guidance"] == top]
+    noisy = "dpmpp2m:stochastic=1@karras,low=.05"
+    for other, named in (("dpmpp2m@karras", "from it"), ("edm@karras", "from Heun")):
+        found = race.ratio_of_rows(at_top, noisy, other, 50)
+        assert found["low"] < 1 < found["high"]
+        told = f"{found['ratio']:.2f}, {found['low']:.2f} to {found['high']:.2f}"
+        assert f"{named} ({told})" in advice, other
 
 
 # ---- the ledger

@@ -4,9 +4,10 @@
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 'YARDSTICK_WORDS', 'read_claims', 'value_fits',
            'select_cells', 'spread_seeds', 'key_entry', 'best_setting', 'above_floor', 'side_values', 'pair_by_seed',
            'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves',
-           'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'known_floor',
-           'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger', 'spell_yardstick',
-           'yardstick_table', 'page_verdicts', 'verdict_table', 'other_words', 'ledger_table']
+           'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'reason_for_open',
+           'known_floor', 'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger',
+           'spell_yardstick', 'yardstick_table', 'page_verdicts', 'spell_verdict', 'verdict_table', 'other_words',
+           'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -312,7 +313,8 @@ def compare_falls(claim: dict, files: dict) -> dict:
         ends.append((best[max(best)][1], best[min(best)][1]))
         texts.append(", ".join(f"{best[b][1]:g} at {b}" for b in sorted(best)))
     total = len(texts)
-    text = "; ".join(f"{said} ({times} of {total})" for said, times in Counter(texts).items())
+    counted = Counter(texts).items()
+    text = "; ".join(f"{said} ({times} of {total} seeds)" for said, times in counted)
     nothing = {"ratio": None, "low": None, "high": None}
     change = paired_difference(*zip(*ends)) if total >= 2 else None
     return nothing | {"seeds": total, "change": change, "measured": text}
@@ -350,6 +352,15 @@ def verdict_of(claim: dict, found: dict) -> str:
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
 
 
+def reason_for_open(claim: dict, found: dict) -> str:
+    "Why a verdict is open, in a few words."
+    if claim.get("unpublished", False):
+        return "method not published in full"
+    if claim.get("too_small", False):
+        return "experiment too small"
+    return "too few seeds" if found["seeds"] < LEAST_SEEDS else "not told apart"
+
+
 @cache
 def known_floor(n: int, against: str, labels: str) -> float:
     "The mean distance of n real garments."
@@ -376,7 +387,9 @@ def judge_claim(
     row = {name: claim[name] for name in ("paper", "claim", "published", "source", "link", "gain")}
     row |= {name: found[name] for name in ("measured", "ratio", "low", "high", "seeds")}
     row["near_floor"] = found.get("near_floor", False)
-    return row | {"verdict": verdict_of(claim, found), "file": claim["file"]}
+    row |= {"verdict": verdict_of(claim, found), "file": claim["file"]}
+    why = reason_for_open(claim, found) if row["verdict"] == "open" else ""
+    return row | {"why": why, "detail": claim.get("detail", False)}
 
 
 YARDSTICKS = ("network", "exact")  # what `lab.solvers` compares with
@@ -470,7 +483,14 @@ def page_verdicts(
     "What the ledger says of the claims that a page is about, as a Markdown table."
     rows = [row for row in claims_ledger()[0] if row["link"].partition("#")[0] == page]
     require(bool(rows), "page", page, "a page that a claim of the ledger links to")
-    return verdict_table(rows)
+    shown = [row for row in rows if not row["detail"]]
+    more = f"\n\n{len(rows) - len(shown)} more are in [the ledger](lab_claims.ipynb)."
+    return verdict_table(shown) + (more if len(shown) < len(rows) else "")
+
+
+def spell_verdict(row: dict) -> str:
+    "The verdict; of an open one the reason."
+    return f"open: {row['why']}" if row.get("why") else row["verdict"]
 
 
 def verdict_table(
@@ -480,7 +500,7 @@ def verdict_table(
     lines = ["| claim | published | measured here | verdict |", "|---|---|---|---|"]
     for row in rows:
         said = row["published"] or row["source"]
-        lines.append(f"| {row['claim']} | {said} | {row['measured']} | {row['verdict']} |")
+        lines.append(f"| {row['claim']} | {said} | {row['measured']} | {spell_verdict(row)} |")
     return "\n".join(lines)
 
 
@@ -500,6 +520,6 @@ def ledger_table(rows: list) -> str:
     for row in rows:
         said = f"{row['published']}; {row['source']}" if row["published"] else row["source"]
         claim = f"[{row['claim']}]({row['link']})"
-        found = f"{row['measured']}{other_words(row)} | {row.get('n') or ''} | {row['verdict']}"
+        found = f"{row['measured']}{other_words(row)} | {row.get('n') or ''} | {spell_verdict(row)}"
         lines.append(f"| {row['paper']} | {claim} | {said} | {found} |")
     return "\n".join(lines)
