@@ -4,8 +4,8 @@
 __all__ = ['PLAIN_OBJECTIVES', 'SCHEDULES', 'LEFT_OVER', 'StepRandom', 'draw_times', 'perturb_on_device', 'Epsilon', 'Velocity',
            'Preconditioned', 'learning_rate', 'ema_decay', 'BatchLoader', 'check_data', 'check_recipe',
            'check_trainable', 'short_run', 'pictures_hash', 'fast_bf16', 'in_bf16', 'Trainer', 'run_card', 'run_state',
-           'save_run', 'may_be_longer', 'check_resume', 'check_state_tensors', 'resume_run', 'restore_moments',
-           'preview', 'loss_figure', 'ProgressBoard', 'interruptible', 'side_output', 'check_fit', 'fit',
+           'preview', 'loss_figure', 'ProgressBoard', 'save_run', 'may_be_longer', 'check_resume',
+           'check_state_tensors', 'resume_run', 'restore_moments', 'interruptible', 'side_output', 'check_fit', 'fit',
            'save_if_possible', 'training_data']
 
 # %% ../nbs/05_training.ipynb #8158d537
@@ -580,6 +580,109 @@ def run_state(trainer: Trainer) -> dict:
             state[f"{key}/{name}"] = value
     return state | {"objective/" + name: value for name, value in trainer.objective_state().items()}
 
+# %% ../nbs/05_training.ipynb #28312702
+@check_arguments(n=(1, 100_000), points=(1, 100_000), seed=(0, LARGEST_INT))
+@torch.no_grad()
+def preview(
+    denoiser: networks.Denoiser,
+    n: int = 16,  # pictures
+    points: int = 16,  # network evaluations
+    seed: int = 0,
+) -> Tensor:  # `(n, C, H, W)` in [-1, 1]
+    "n quick pictures to watch a training by; sampling proper is chapter 07."
+    p = denoiser.process
+    shape = denoiser.shape
+    down = torch.linspace(1, 0, points + 1, dtype=torch.float64)
+    times = p.eps + (p.T - p.eps) * down
+    if isinstance(p, forward.EDM):
+        times = p.T * (p.eps / p.T) ** (1 - down)
+    noise = StepRandom(seed, 0, denoiser.device).normal((n, p.k * shape[0], *shape[1:]))
+    z = p.prior(noise.shape, noise)
+    for t, s in zip(times.tolist(), times[1:].tolist()):
+        e = denoiser.eps(z, t)
+        if p.k == 1:
+            z = perturb_on_device(p, denoiser.data_from(z, e, t), s, e)
+            continue
+        pull = p.G(t) @ p.G(t).mT @ torch.linalg.inv(p.factor(t)).mT / 2
+        z = z - (t - s) * (mix(p.F(t), z) + mix(pull, e))
+    return z[:, : shape[0]].clamp(-1, 1)
+
+# %% ../nbs/05_training.ipynb #c14339a2
+#| code-fold: true
+#| code-summary: "loss_figure and ProgressBoard: what one watches"
+@check_arguments
+def loss_figure(trainer: Trainer, x: Tensor | None = None):
+    "Loss against step (thin), its running mean (thick), and samples `x`; the matplotlib figure."
+    import matplotlib.pyplot as plt
+
+    from compsamp.core import BLUE, RED, show
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.6), layout="constrained")
+    losses = np.array(trainer.losses)
+    count = max(1, len(losses) // 40)
+    steps = trainer.done - len(losses) + 1 + np.arange(len(losses))
+    left.plot(steps, losses, lw=0.5, alpha=0.5, color=BLUE)
+    if len(losses) >= count:
+        mean = np.convolve(losses, np.ones(count) / count, "valid")
+        left.plot(steps[count - 1 :], mean, lw=1.5, color=RED)
+    left.set(xlim=(0, trainer.hyper["steps"]), yscale="log", xlabel="step", ylabel="loss")
+    right.set_axis_off()
+    if x is not None:
+        show(x, cols=8, ax=right, title="samples of the averaged network")
+    return figure
+
+
+class ProgressBoard:
+    "A fastprogress bar; in a notebook the loss curve and samples too; plain lines in a log file."
+
+    def __init__(self, trainer: Trainer, progress: bool = True):
+        from fastprogress import fastprogress
+
+        self.trainer = trainer
+        self.began = time.time()
+        self.first = trainer.done
+        self.drawn = 0.0
+        self.x = None
+        self.out = None
+        inside = fastprogress.IN_NOTEBOOK and type(sys.stdout).__module__.startswith("ipykernel")
+        self.kind = "none"
+        if progress:
+            self.kind = "bar" if sys.stdout.isatty() else "lines"
+        if progress and inside:
+            self.kind = "notebook"
+        if self.kind in ("notebook", "bar"):
+            self.bar = fastprogress.progress_bar(range(trainer.hyper["steps"]))
+            self.bar.update(0)
+
+    def show(self):
+        "Bring the bar, the line or the figure up to date."
+        trainer = self.trainer
+        pictures = (trainer.done - self.first) * trainer.hyper["batch"]
+        speed = pictures / max(time.time() - self.began, 1e-9)
+        text = f"loss {np.mean(trainer.losses[-50:]):.4f}, {speed:.0f} pictures/s"
+        if self.kind == "lines":
+            print(f"step {trainer.done}/{trainer.hyper['steps']}: {text}", flush=True)
+        if self.kind in ("notebook", "bar"):
+            self.bar.comment = text
+            self.bar.update(trainer.done)
+        is_last = trainer.done == trainer.hyper["steps"]
+        if self.kind == "notebook" and (time.time() - self.drawn > 2 or is_last):
+            self.draw()
+
+    def draw(self):
+        "The loss so far and the last samples, in place of the figure before."
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        with plt.ioff():
+            figure = loss_figure(self.trainer, self.x)
+        if self.out is None:
+            self.out = display(figure, display_id=True)
+        else:
+            self.out.update(figure)
+        plt.close(figure)
+        self.drawn = time.time()
+
 # %% ../nbs/05_training.ipynb #71f7826e
 #| code-fold: true
 #| code-summary: "save_run: the card is the commit"
@@ -695,109 +798,6 @@ def restore_moments(trainer: Trainer, p: nn.Parameter, name: str, state: dict):
     for key in ("exp_avg", "exp_avg_sq"):
         held[key] = state[f"{key}/{name}"].to(p.device).clone()
     trainer.opt.state[p] = held
-
-# %% ../nbs/05_training.ipynb #28312702
-@check_arguments(n=(1, 100_000), points=(1, 100_000), seed=(0, LARGEST_INT))
-@torch.no_grad()
-def preview(
-    denoiser: networks.Denoiser,
-    n: int = 16,  # pictures
-    points: int = 16,  # network evaluations
-    seed: int = 0,
-) -> Tensor:  # `(n, C, H, W)` in [-1, 1]
-    "n quick pictures to watch a training by; sampling proper is chapter 07."
-    p = denoiser.process
-    shape = denoiser.shape
-    down = torch.linspace(1, 0, points + 1, dtype=torch.float64)
-    times = p.eps + (p.T - p.eps) * down
-    if isinstance(p, forward.EDM):
-        times = p.T * (p.eps / p.T) ** (1 - down)
-    noise = StepRandom(seed, 0, denoiser.device).normal((n, p.k * shape[0], *shape[1:]))
-    z = p.prior(noise.shape, noise)
-    for t, s in zip(times.tolist(), times[1:].tolist()):
-        e = denoiser.eps(z, t)
-        if p.k == 1:
-            z = perturb_on_device(p, denoiser.data_from(z, e, t), s, e)
-            continue
-        pull = p.G(t) @ p.G(t).mT @ torch.linalg.inv(p.factor(t)).mT / 2
-        z = z - (t - s) * (mix(p.F(t), z) + mix(pull, e))
-    return z[:, : shape[0]].clamp(-1, 1)
-
-# %% ../nbs/05_training.ipynb #c14339a2
-#| code-fold: true
-#| code-summary: "loss_figure and ProgressBoard: what one watches"
-@check_arguments
-def loss_figure(trainer: Trainer, x: Tensor | None = None):
-    "Loss against step (thin), its running mean (thick), and samples `x`; the matplotlib figure."
-    import matplotlib.pyplot as plt
-
-    from compsamp.core import BLUE, RED, show
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.6), layout="constrained")
-    losses = np.array(trainer.losses)
-    count = max(1, len(losses) // 40)
-    steps = trainer.done - len(losses) + 1 + np.arange(len(losses))
-    left.plot(steps, losses, lw=0.5, alpha=0.5, color=BLUE)
-    if len(losses) >= count:
-        mean = np.convolve(losses, np.ones(count) / count, "valid")
-        left.plot(steps[count - 1 :], mean, lw=1.5, color=RED)
-    left.set(xlim=(0, trainer.hyper["steps"]), yscale="log", xlabel="step", ylabel="loss")
-    right.set_axis_off()
-    if x is not None:
-        show(x, cols=8, ax=right, title="samples of the averaged network")
-    return figure
-
-
-class ProgressBoard:
-    "A fastprogress bar; in a notebook the loss curve and samples too; plain lines in a log file."
-
-    def __init__(self, trainer: Trainer, progress: bool = True):
-        from fastprogress import fastprogress
-
-        self.trainer = trainer
-        self.began = time.time()
-        self.first = trainer.done
-        self.drawn = 0.0
-        self.x = None
-        self.out = None
-        inside = fastprogress.IN_NOTEBOOK and type(sys.stdout).__module__.startswith("ipykernel")
-        self.kind = "none"
-        if progress:
-            self.kind = "bar" if sys.stdout.isatty() else "lines"
-        if progress and inside:
-            self.kind = "notebook"
-        if self.kind in ("notebook", "bar"):
-            self.bar = fastprogress.progress_bar(range(trainer.hyper["steps"]))
-            self.bar.update(0)
-
-    def show(self):
-        "Bring the bar, the line or the figure up to date."
-        trainer = self.trainer
-        pictures = (trainer.done - self.first) * trainer.hyper["batch"]
-        speed = pictures / max(time.time() - self.began, 1e-9)
-        text = f"loss {np.mean(trainer.losses[-50:]):.4f}, {speed:.0f} pictures/s"
-        if self.kind == "lines":
-            print(f"step {trainer.done}/{trainer.hyper['steps']}: {text}", flush=True)
-        if self.kind in ("notebook", "bar"):
-            self.bar.comment = text
-            self.bar.update(trainer.done)
-        is_last = trainer.done == trainer.hyper["steps"]
-        if self.kind == "notebook" and (time.time() - self.drawn > 2 or is_last):
-            self.draw()
-
-    def draw(self):
-        "The loss so far and the last samples, in place of the figure before."
-        import matplotlib.pyplot as plt
-        from IPython.display import display
-
-        with plt.ioff():
-            figure = loss_figure(self.trainer, self.x)
-        if self.out is None:
-            self.out = display(figure, display_id=True)
-        else:
-            self.out.update(figure)
-        plt.close(figure)
-        self.drawn = time.time()
 
 # %% ../nbs/05_training.ipynb #cb25e792
 #| code-fold: true
