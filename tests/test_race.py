@@ -487,6 +487,18 @@ def test_the_page_of_advice_on_many_evaluations():
     )
 
 
+def test_the_page_of_advice_on_guidance_with_momentum():
+    "Noise in every step is behind at weights 2 and 4, level at 8."
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    held = read_results(claims.RESULTS_FOLDER / "guidance-psld.json")
+    noisy, quiet = "roba:lam_s=1,dial=time@quadratic", "conjugate:lam=.5,shape=ones@quadratic"
+    for weight in (2, 4, 8):
+        here = [cell for cell in held["cells"] if cell["guidance"] == weight]
+        found = race.ratio_of_rows(here, noisy, quiet, 50)
+        told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        assert (told in advice) == (found["low"] > 1) == (weight < 8), weight
+
+
 def test_the_page_of_advice_on_guidance():
     "DDPM came last at the largest weight, Heun first; ratios to both digits."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
