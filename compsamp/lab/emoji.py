@@ -173,6 +173,8 @@ EMOJI_ROWS = (
     "ddim@uniform",
     "deis2@quadratic",
     "dpmpp2m@karras",
+    "dpmpp2m@karras,low=.03",
+    "dpmpp2m:stochastic=.5@karras,low=.03",
     "dpmpp2m:stochastic=1@karras",
     "edm@karras",
 )
