@@ -354,11 +354,12 @@ def verdict_of(claim: dict, found: dict) -> str:
 
 def reason_for_open(claim: dict, found: dict) -> str:
     "Why a verdict is open, in a few words."
-    if claim.get("unpublished", False):
-        return "method not published in full"
-    if claim.get("too_small", False):
-        return "experiment too small"
-    return "too few seeds" if found["seeds"] < LEAST_SEEDS else "not told apart"
+    reasons = {
+        "method not published in full": claim.get("unpublished", False),
+        "experiment too small": claim.get("too_small", False),
+        "too few seeds": found["seeds"] < LEAST_SEEDS,
+    }
+    return ", ".join(why for why, so in reasons.items() if so) or "not told apart"
 
 
 @cache
