@@ -487,6 +487,18 @@ def test_the_page_of_advice_on_many_evaluations():
     )
 
 
+def test_the_page_of_advice_on_the_end_of_the_grid():
+    "Without noise, on a grid that ends earlier; at 100 beside DDIM."
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    cells = read_results(claims.RESULTS_FOLDER / "race.json")["cells"]
+    for budget in (20, 50, 100):
+        found = race.ratio_of_rows(cells, "dpmpp2m@karras,low=.03", "dpmpp2m@karras", budget)
+        told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f}) at {budget}"
+        assert told in advice and found["high"] < 1 and len(found["seeds"]) == 5
+    found = race.ratio_of_rows(cells, "dpmpp2m@karras,low=.03", "ddim", 100)
+    assert f"({found['ratio']:.2f}, {found['low']:.2f} to {found['high']:.2f})" in advice
+
+
 def test_the_page_of_advice_on_guidance_with_momentum():
     "Noise in every step is behind at weights 2 and 4, level at 8."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
