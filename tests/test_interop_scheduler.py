@@ -687,8 +687,8 @@ def test_the_exponent_of_a_karras_grid_is_heard(diffusers, config):
         s = make(config | dict(rho=rho))
         s.set_timesteps(6)
         ends = {}
-        if config == {}:
-            ends = dict(top=float(s.process.time(80.0)))
+        if not {"kind", "high"} & config.keys() and isinstance(s.process, Table):
+            ends = dict(top=float(s.process.time(80.0)))  # where a table begins by itself
         for name, end in (("low", "bottom"), ("high", "top")):
             if name in config:
                 ends[end] = float(s.process.time(config[name]))
