@@ -12,11 +12,11 @@ __all__ = ['INSTALL_HINT', 'PREDICTS', 'FLOW_START', 'ZERO_SNR_FLOOR', 'PREDICTI
            'PackedTransformer', 'KeywordNetwork', 'model_shape', 'count_classes', 'ForeignDenoiser', 'from_diffusers',
            'called_network', 'class_conditions', 'read_clipping', 'scheduler_grid', 'step_down', 'jump_up',
            'forget_memory', 'remove_noise', 'route_steps', 'falling_steps', 'EvaluationNeeded', 'ResumableWalk',
-           'TorchNoise', 'widened', 'limit_picture', 'table_times', 'edm_times', 'flow_times', 'PlannedEvaluation',
-           'WalkPlanner', 'check_generator', 'check_batch', 'check_sent', 'without_variance', 'WalkSteps',
-           'scheduler_class', 'own_settings', 'own_config', 'publish_class', 'model_class', 'check_network',
-           'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers', 'export_pretrained',
-           'import_pretrained']
+           'TorchNoise', 'widened', 'limit_picture', 'usual_top', 'table_times', 'edm_times', 'flow_times',
+           'PlannedEvaluation', 'WalkPlanner', 'check_generator', 'check_batch', 'check_sent', 'without_variance',
+           'WalkSteps', 'scheduler_class', 'own_settings', 'own_config', 'publish_class', 'model_class',
+           'check_network', 'require_still', 'tied_parameters', 'ask_at', 'model_config', 'to_diffusers',
+           'export_pretrained', 'import_pretrained']
 
 # %% ../nbs/16_interop.ipynb #dcd2ca34
 #| code-fold: true
@@ -1227,6 +1227,12 @@ GRID_KINDS = (*GRIDS, "trailing")
 ENOUGH_NOISE = 80.0  # ratio at which a Karras grid on a table begins, EDM's sigma_max
 
 
+def usual_top(process: LinearSDE) -> float | None:
+    "The ratio at which a grid of no named kind begins: None, the very top, but on tall tables."
+    is_tall = isinstance(process, Table) and float(process.rho(process.T)) > ENOUGH_NOISE
+    return ENOUGH_NOISE if is_tall else None
+
+
 def table_times(
     process: LinearSDE,
     n: int,  # points
@@ -1241,9 +1247,8 @@ def table_times(
         require(n <= entries, "n", n, f"at most the {entries} entries of the table")
         steps = entries - torch.arange(n, dtype=torch.float64) * entries / n
         return steps.round() / entries
-    top = process.T
-    if kind is None and float(process.rho(top)) > ENOUGH_NOISE:
-        top = float(process.time(ENOUGH_NOISE))
+    high = usual_top(process) if kind is None else None
+    top = None if high is None else float(process.time(high))
     return grid(process, n, kind or "karras", rho, top)
 
 
@@ -1416,9 +1421,8 @@ class WalkPlanner:
             n = len(sigmas) - int(float(sigmas[-1]) == 0)  # a 0 at the end is no point
             sigmas = None
         if has_ends and n is not None:
-            row = SamplingSpec(
-                self.sampler, config.kind or "karras", *self.named_ends(), config.rho
-            )
+            kind = config.kind or "karras"
+            row = SamplingSpec(self.sampler, kind, *self.named_ends(), config.rho)
             return row.route(process, points=n)
         if is_flow and (config.kind is None or n is None):
             return convention.begin_below(
@@ -1441,10 +1445,8 @@ class WalkPlanner:
     def named_ends(self) -> tuple:
         "Ends of the grid as ratios, None where free; a table begins as without a lower end."
         low, high = self.config.low, self.config.high
-        process = self.process
-        usual = high is None and self.config.kind is None and isinstance(process, Table)
-        if usual and float(process.rho(process.T)) > ENOUGH_NOISE:
-            high = ENOUGH_NOISE
+        if high is None and self.config.kind is None:
+            high = usual_top(self.process)
         return low, high
 
     def named_grid(self, n: int) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pipelines import flux_pipeline, prompts
+from tiny_pipelines import flux_pipeline, prompts, sd3_pipeline
 from torch import nn
 
 from compsamp import interop
@@ -200,25 +200,6 @@ def test_settings_that_a_flow_has_not_are_refused():
 CHAPTER = Path(__file__).parents[1] / "nbs/16_interop.ipynb"
 
 
-def stable_diffusion_3(d):
-    "The pipeline with random weights, of 16 channels."
-    network = d.SD3Transformer2DModel(
-        sample_size=8,
-        in_channels=16,
-        out_channels=16,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        caption_projection_dim=16,
-        pooled_projection_dim=8,
-        pos_embed_max_size=8,
-    )
-    parts = {f"{p}{i}": None for p in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")}
-    flow = d.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return d.StableDiffusion3Pipeline(transformer=network, vae=None, scheduler=flow, **parts)
-
-
 @pytest.mark.parametrize("place, name", [(0, "Stable Diffusion 3"), (1, "Flux")])
 def test_the_examples_of_the_chapter(diffusers, monkeypatch, place, name):
     "They run as they stand there, but for fewer evaluations and, for Flux, smaller latents."
@@ -226,7 +207,7 @@ def test_the_examples_of_the_chapter(diffusers, monkeypatch, place, name):
     (cell,) = (cell for cell in page["cells"] if cell["id"] == "ten00005")
     code = "".join(cell["source"]).split("```python\n")[1 + place].split("```")[0]
     code = code.replace("nfe=40", "nfe=4").replace("nfe=20", "nfe=2").replace("128, 128", "8, 8")
-    pipe = flux_pipeline(diffusers) if place else stable_diffusion_3(diffusers)
+    pipe = flux_pipeline(diffusers) if place else sd3_pipeline(diffusers)
     given = prompts(3)
     answer = given["prompt_embeds"], given["pooled_prompt_embeds"], None
     if not place:

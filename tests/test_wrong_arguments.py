@@ -78,7 +78,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         Convention EDMConvention FlowConvention scheduler_family guessed_class
         class_of_settings table_convention edm_convention model_shape count_classes
         called_network class_conditions read_clipping EvaluationNeeded ResumableWalk TorchNoise
-        table_times edm_times flow_times PlannedEvaluation WalkPlanner WalkSteps
+        usual_top table_times edm_times flow_times PlannedEvaluation WalkPlanner WalkSteps
         scheduler_class publish_class model_class tied_parameters ask_at model_config""",
     "parts of `plan_restart`": """
         ImpulseNoise count_draws planned_route restart_candidates RestartForecast

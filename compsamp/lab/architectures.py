@@ -165,14 +165,14 @@ def compare_architectures(
 ) -> Results:
     "Networks trained for the same CPU time on one core: what each has learned."
     known = read_architectures()
-    some = "" if names is None else f", names={list(names)}"
+    chosen_names = "" if names is None else f", names={list(names)}"
     names = list(known) if names is None else names
     check_comparison(names, known, seconds, seeds, n)
     require_output(out, "out", (".json",))
     images, labels = data.embedded() if small else data.fashion("train")
     setup = {"seconds": seconds, "batch": 128} | judged_setup(n, images)
     command = f"compare_architectures({Path(out).name!r}, seconds={seconds:g}"
-    command += f", rates={tuple(rates)}, seeds={tuple(seeds)}{some})"
+    command += f", rates={tuple(rates)}, seeds={tuple(seeds)}{chosen_names})"
     results = Results(out, setup, command, hardware="one CPU core")
     judge = judge_for(setup)
 

@@ -4,7 +4,7 @@
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 'YARDSTICK_WORDS', 'read_claims', 'value_fits',
            'select_cells', 'spread_seeds', 'key_entry', 'best_setting', 'above_floor', 'side_values', 'pair_by_seed',
            'both_sides', 'lowest_mean', 'floor_of', 'compare_lower', 'percent_lower', 'measure_pairs', 'quality_curves',
-           'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'verdict_of', 'reason_for_open',
+           'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls', 'reasons_for_open', 'verdict_of',
            'known_floor', 'cells_with_floor', 'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger',
            'spell_yardstick', 'yardstick_table', 'page_verdicts', 'spell_verdict', 'verdict_table', 'other_words',
            'ledger_table']
@@ -332,10 +332,19 @@ OWN_WORDS = {
 }
 
 
+def reasons_for_open(claim: dict, found: dict) -> list:
+    "What keeps a verdict open, whatever was measured."
+    reasons = {
+        "method not published in full": claim.get("unpublished", False),
+        "experiment too small": claim.get("too_small", False),
+        "too few seeds": found["seeds"] < LEAST_SEEDS,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
 def verdict_of(claim: dict, found: dict) -> str:
     "The verdict on a claim from what was measured."
-    total = found["seeds"]
-    if total < LEAST_SEEDS or claim.get("unpublished", False) or claim.get("too_small", False):
+    if reasons_for_open(claim, found):
         return "open"
     if "change" in found:
         _, low, high = found["change"]
@@ -350,16 +359,6 @@ def verdict_of(claim: dict, found: dict) -> str:
     if found.get("near_floor") and interval.low <= 1 and verdict != "reproduced":
         return "open"  # raw distances near the floor understate an effect
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
-
-
-def reason_for_open(claim: dict, found: dict) -> str:
-    "Why a verdict is open, in a few words."
-    reasons = {
-        "method not published in full": claim.get("unpublished", False),
-        "experiment too small": claim.get("too_small", False),
-        "too few seeds": found["seeds"] < LEAST_SEEDS,
-    }
-    return ", ".join(why for why, so in reasons.items() if so) or "not told apart"
 
 
 @cache
@@ -389,8 +388,9 @@ def judge_claim(
     row |= {name: found[name] for name in ("measured", "ratio", "low", "high", "seeds")}
     row["near_floor"] = found.get("near_floor", False)
     row |= {"verdict": verdict_of(claim, found), "file": claim["file"]}
-    why = reason_for_open(claim, found) if row["verdict"] == "open" else ""
-    return row | {"why": why, "detail": claim.get("detail", False)}
+    why = ", ".join(reasons_for_open(claim, found)) or "not told apart"
+    row["why"] = why if row["verdict"] == "open" else ""
+    return row | {"detail": claim.get("detail", False)}
 
 
 YARDSTICKS = ("network", "exact")  # what `lab.solvers` compares with
