@@ -27,6 +27,8 @@ from .training import Epsilon
 class ExactMean(ExactDenoiser):
     "The exact denoiser of a mixture, k = 1, its x0 the posterior mean: finite at psi = 0 too."
 
+    says_x0 = True
+
     def __init__(
         self,
         mixture: GaussianMixture,  # of vectors `(d,)`
@@ -85,6 +87,8 @@ def at_time(t, z: Tensor):
 class FlowDenoiser(Denoiser):
     "Binds `net(z, 1000 t, labels) -> v` to the flow: x0 = z - t v, eps = z + (1 - t) v."
 
+    says_x0 = True
+
     def __init__(
         self,
         network: nn.Module | Callable,  # predicts v = eps - x0
@@ -132,6 +136,8 @@ def shift(
 @check_arguments
 class ReadAs(DenoiserWrapper):
     "A k = 1 denoiser read under another k = 1 process: asked at equal rho, state rescaled."
+
+    says_x0 = True
 
     def __init__(
         self,

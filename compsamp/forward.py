@@ -504,6 +504,7 @@ class NoisePredictor:
 
     known_by = ("process", "eps")  # what has these passes for one
     channels_out = None
+    says_x0 = False  # whether x0, not eps, is what `x0` is worked out from
 
     def __init__(self, process: LinearSDE):
         self.process = process

@@ -71,7 +71,6 @@ from compsamp.networks import (
     process_card,
     read_tensors,
 )
-from .restart import restart
 from compsamp.sampling import (
     GRIDS,
     Sampler,
@@ -88,6 +87,7 @@ from compsamp.zoo import (
     SamplingSpec,
     build_network,
     find_process,
+    grid_ends,
     parse_restart,
     parse_sampler,
 )
@@ -931,10 +931,14 @@ class ForeignDenoiser(Denoiser):
         self.predicts = predicts
         return self
 
+    @property
+    def says_x0(self) -> bool:
+        "Whether x0 is read from the network's own answer."
+        return self.predicts in ("v", "flow", "x0")
+
     def x0(self, z, t):
         "x0 at one time; one evaluation."
-        direct = self.predicts in ("v", "flow", "x0") and not (isinstance(t, Tensor) and t.dim())
-        if not direct:
+        if not self.says_x0 or isinstance(t, Tensor) and t.dim():
             return super().x0(z, t)
         self.nfe += self.evals
         inner = copy.copy(self)
@@ -1103,6 +1107,8 @@ class EvaluationNeeded(Exception):
 
 class ResumableWalk(NoisePredictor):
     "A walk that stops at every evaluation: `answer` x0 at (`z`, `t`) until `t` is None."
+
+    says_x0 = True
 
     def __init__(
         self,
@@ -1322,7 +1328,8 @@ class WalkPlanner:
         whole = config.kind == "trailing" and not isinstance(self.process, Table)
         require(not whole, "kind", config.kind, allowed)
         require(self.process.k == 1, "process", config.process, "one with k = 1")
-        self.intervals = self.read_restarts(config)
+        self.row = self.read_restarts(config)
+        self.intervals = self.row.intervals(self.process)
         self.check_ends(config)
         self.check_exponent(config)
         self.order = self.sampler.evals
@@ -1331,25 +1338,23 @@ class WalkPlanner:
         self.timesteps = torch.arange(n - 1, -1, -1, dtype=torch.float32)
         self.forget_walk()
 
-    def read_restarts(self, config) -> list:
-        "The configured Restart intervals, held to what a row of text is."
+    def read_restarts(self, config) -> SamplingSpec:
+        "The configured Restart intervals with their kind of grid, held to what a row of text is."
         texts = [config.restart] if isinstance(config.restart, str) else config.restart or ()
         allowed = "a list of 'LOW,HIGH,POINTS,K', as for compsamp_sample"
         for text in texts:
             require(isinstance(text, str), "restart", text, allowed, TypeError)
         restarts = tuple(parse_restart(text) for text in texts)
-        return SamplingSpec(self.sampler, restarts=restarts).intervals(self.process)
+        kind = config.kind if config.kind in GRIDS else "karras"
+        return SamplingSpec(self.sampler, kind, restarts=restarts)
 
     def check_ends(self, config):
         "ValueError unless `low` and `high`, where given, can be the ends of the grid."
-        ends = [ratio for ratio in (config.low, config.high) if ratio is not None]
+        ends = (config.low, config.high)
         allowed = "None: the trailing grid has its own ends"
-        unbound = config.kind == "trailing"
-        require(not (ends and unbound), "low, high", (config.low, config.high), allowed)
-        least, most = (float(self.process.rho(t)) for t in (self.process.eps, self.process.T))
-        allowed = f"from {least:.4g} to {most:.4g}, the noise-to-signal ratios of this process"
-        for ratio in ends:
-            require(least * (1 - 1e-9) <= ratio <= most, "low, high", ratio, allowed)
+        free = ends == (None, None) or config.kind != "trailing"
+        require(free, "low, high", ends, allowed)
+        grid_ends(self.process, *ends)
 
     def read_convention(self) -> Convention:
         "How the configured network is spoken to."
@@ -1479,11 +1484,7 @@ class WalkPlanner:
         place = pick_device("cpu" if device is None else device)
         times = self.main_times(num_inference_steps, timesteps, sigmas, mu)
         times = check_grid(times, self.process)
-        kind = self.config.kind if self.config.kind in GRIDS else "karras"
-        self.route = as_route(self.process, times)
-        if self.intervals:
-            lay = restart
-            self.route = as_route(self.process, lay(self.process, times, self.intervals, kind=kind))
+        self.route = as_route(self.process, self.row.with_restarts(self.process, times))
         zero = torch.zeros(1, 1, dtype=torch.float64)
         steps = route_steps(self.sampler, self.process, self.route, zero)
         walk = ResumableWalk(self.sampler, self.process, self.route, zero, lambda: zero)
@@ -1626,7 +1627,12 @@ class WalkSteps(WalkPlanner):
         allowed = "a start where noise outweighs the picture (there the noise-to-signal ratio is"
         allowed += f" {ratio:.3g}), or pictures that came from add_noise"
         require(ratio >= 1 - 1e-9, name, value, allowed)
-        return self.convention.start_scale(first.t) / self.init_noise_sigma
+        gain = self.convention.start_scale(first.t) / self.init_noise_sigma
+        as_drawn = isinstance(self.convention, FlowConvention) and not self.input_scaled
+        allowed = "a start at a noise-to-signal ratio of 20 or more: a flow's pipeline shows the"
+        allowed += f" network its noise as it is, too strong for {ratio:.3g}"
+        require(gain > 0.95 or not as_drawn, name, value, allowed)
+        return gain
 
     def open_walk(self, i: int, sample: Tensor, draw) -> ResumableWalk:
         "The walk from entry i."

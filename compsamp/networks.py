@@ -295,8 +295,9 @@ def network_time(
     "1000 t, where `network` wants it: times on a GPU would make the host wait for each step."
     host = getattr(network, "on_host", False)
     if not (isinstance(t, Tensor) and t.dim()):
-        allowed = "a time, or a float64 tensor of one for each sample, (B,)"
-        require(is_real(t), "t", brief_value(t), allowed, TypeError)
+        if not is_real(t):
+            allowed = "a time, or a float64 tensor of one for each sample, (B,)"
+            require(False, "t", brief_value(t), allowed, TypeError)
         kind, device = (torch.float64, "cpu") if host else (torch.float32, z.device)
         return torch.full((len(z),), 1000 * float(t), dtype=kind, device=device)
     if host:
@@ -311,10 +312,10 @@ def ask_network(
     labels=None,  # `(B,)`
 ) -> Tensor:
     "Its answer in z's type, worked out in that of its weights; a parametrisation keeps z's."
-    weights = network.parameters() if isinstance(network, nn.Module) else ()
-    kind = next((p.dtype for p in weights if p.is_floating_point()), z.dtype)
-    as_it_is = kind == z.dtype or isinstance(network, Parametrised)
-    answer = network(z if as_it_is else z.to(kind), t, labels)
+    kind = z.dtype
+    if isinstance(network, nn.Module) and not isinstance(network, Parametrised):
+        kind = next((p.dtype for p in network.parameters() if p.is_floating_point()), kind)
+    answer = network(z if kind == z.dtype else z.to(kind), t, labels)
     return answer if answer.dtype == z.dtype else answer.to(z.dtype)
 
 # %% ../nbs/04_networks.ipynb #f55368f4

@@ -4,7 +4,7 @@
 __all__ = ['PROCESSES', 'SAMPLERS', 'OBJECTIVES', 'parse_value', 'parse_settings', 'look_up', 'fit_type', 'setting_names',
            'spell_value', 'spell_word', 'parse_process', 'process_text', 'parse_sampler', 'sampler_text',
            'parse_objective', 'find_process', 'build_network', 'check_agrees', 'load', 'load_kind', 'load_conditional',
-           'load_guide', 'SamplingSpec', 'parse_restart', 'parse_weight']
+           'load_guide', 'grid_ends', 'SamplingSpec', 'parse_restart', 'parse_weight']
 
 # %% ../nbs/20_zoo.ipynb #655e6c46
 #| code-fold: true
@@ -321,7 +321,12 @@ def _require_restart(up):
     require(counted, "restarts", brief_value(up), allowed)
 
 
-def _grid_ends(process: LinearSDE, low: float | None, high: float | None) -> dict:
+@check_arguments(low=(1e-12, 1e12), high=(1e-12, 1e12))
+def grid_ends(
+    process: LinearSDE,
+    low: float | None = None,  # noise-to-signal ratio at the end; None: that of `process.eps`
+    high: float | None = None,  # and at the start; None: that of `process.T`
+) -> dict:
     "Ends of a grid as times; ValueError where the process, and so its network, does not reach."
     if low is None and high is None:
         return {}
@@ -429,12 +434,21 @@ class SamplingSpec:
         evals: int = 1,  # evaluations of one call: 2 under guidance
     ):
         "The times of a budget, or the route if there are restarts."
-        ends = _grid_ends(process, self.low, self.high)
+        ends = grid_ends(process, self.low, self.high)
         ups = self.intervals(process)
         require((nfe is None) != (points is None), "nfe, points", (nfe, points), "one of the two")
         if points is None:
             points = restart.points_after_restarts(self.sampler, nfe, ups, evals)
         times = sampling.grid(process, points, self.schedule, self.rho, **ends)
+        return self.with_restarts(process, times)
+
+    def with_restarts(
+        self,
+        process: LinearSDE,
+        times,  # a falling grid `(N,)`
+    ):
+        "A grid of one's own with the restarts, a `Route`; the grid as it is if there are none."
+        ups = self.intervals(process)
         _require_apart(process, times, ups, list(map(_spell_restart, self.restarts)))
         return restart.route_of(process, times, ups, self.schedule)
 

@@ -1001,6 +1001,7 @@ if importlib.util.find_spec("diffusers"):
 for name in ("process", "sampler", "objective"):
     text = {"process": "vp", "sampler": "ddim", "objective": "epsilon"}[name]
     call(f"zoo.parse_{name}", getattr(zoo, f"parse_{name}"), text=text, _named={"text": name})
+call("zoo.grid_ends", process=VP, low=0.03, high=80.0)
 call("zoo.process_text", process=VP)
 call("zoo.sampler_text", sampler=DDIM)
 call("zoo.find_process", card=networks.process_card(VP))

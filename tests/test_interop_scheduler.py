@@ -657,7 +657,7 @@ def test_the_ends_of_a_grid(diffusers):
     s.set_timesteps(timesteps=[900.0, 500.0, 100.0])  # times of one's own have their own ends
     assert s.timesteps.tolist() == [900.0, 500.0, 100.0]
     for low in (1e-5, 1e4):
-        with pytest.raises(ValueError, match="low, high.*noise-to-signal"):
+        with pytest.raises(ValueError, match="low = .*noise-to-signal"):
             make(dict(low=low))
     with pytest.raises(ValueError, match="low, high.*own ends"):
         make(dict(kind="trailing", low=0.03))
@@ -746,6 +746,27 @@ def test_text_to_image_begins_where_noise_outweighs_the_picture(diffusers):
         s.set_timesteps(timesteps=s.timesteps[1:])
         with pytest.raises(ValueError, match="timesteps = .*add_noise"):
             s.scale_model_input(SAMPLE, s.timesteps[0])
+
+
+def test_a_flow_s_noise_is_shown_as_it_is_drawn_so_the_first_point_is_high(diffusers):
+    "Pipelines of flows do not scale what the network sees; with `scale_model_input` any is right."
+    for high, fits in ((5.0, False), (30.0, True)):
+        s = make(FLOW | dict(sampler="ddim", high=high))
+        s.set_timesteps(5)
+        if fits:
+            s.step(SAMPLE, s.timesteps[0], SAMPLE)
+            continue
+        with pytest.raises(ValueError, match="high = 5.0: .*of 20 or more.*too strong for 5"):
+            s.step(SAMPLE, s.timesteps[0], SAMPLE)
+        shown = s.scale_model_input(SAMPLE, s.timesteps[0])
+        assert torch.allclose(shown, SAMPLE * 5 / 6)
+        s.step(shown, s.timesteps[0], SAMPLE)
+
+
+def test_restarts_that_meet_are_told_as_they_were_written(diffusers):
+    s = make(dict(sampler="edm", restart=[".06,.3,3,1", ".061,.5,3,1"]))
+    with pytest.raises(ValueError, match="restart = '0.061,0.5,3,1': apart from '0.06,0.3,3,1'"):
+        s.set_timesteps(8)
 
 
 @pytest.mark.parametrize("config", [{}, EDM, FLOW])

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 import compsamp
 from compsamp import sampling, zoo
-from compsamp.core import Noise, f64, records
+from compsamp.core import Noise, Record, f64, records
 from compsamp.forward import EDM, VE, VP, CosineVP, NoisePredictor, SubVP
 from compsamp.mixtures import GaussianMixture, ring
 from compsamp.networks import Denoiser, shipped_networks
@@ -248,6 +248,55 @@ def test_a_step_from_the_picture_is_the_step_from_the_noise():
             )
             assert torch.allclose(by_noise, by_picture, rtol=1e-9, atol=1e-9 * sigma / psi)
             assert torch.allclose(other.u * z + other.v * x, e, rtol=1e-9, atol=1e-9)
+
+
+def test_steps_by_noise_and_by_picture_lead_to_the_same_place():
+    samplers = (DDIM(), DDIM(eta=0.5), DDPM(), PNDM(), DEIS2(), EDMHeun(), EDMHeun(s_churn=20.0))
+    for process in PROCESSES:
+        z = process.prior((3, 2), Noise(1, 3, (2,), dtype=torch.float64)())
+        for sampler in samplers:
+            ends = []
+            for says_x0 in (False, True):
+                denoiser = MIXTURE.denoiser(process)
+                denoiser.says_x0 = says_x0
+                draw = Noise(2, 3, (2,), dtype=torch.float64)
+                ends.append(last(states(sampler, denoiser, grid(process, 12, "karras"), z, draw)))
+            assert torch.allclose(*ends, rtol=1e-9, atol=1e-9), (process, sampler)
+
+
+def test_a_step_goes_by_the_picture_only_where_it_must():
+    asked = []
+
+    class Notes(NoisePredictor):
+        "Tells which of its two methods a step calls."
+
+        def predict(self, z, t):
+            asked.append("eps")
+            return z
+
+        def x0(self, z, t):
+            asked.append("x0")
+            return 0 * z
+
+    z = torch.ones(1, 2)
+    for says_x0, raised, called in (
+        (False, 99.0, "eps"),
+        (False, 101.0, "x0"),
+        (False, math.inf, "x0"),
+        (True, 2.0, "x0"),
+    ):
+        denoiser = Notes(VP())
+        denoiser.says_x0 = says_x0
+        steps = dict(a=raised, b=-1.0, keep=0.5, gain=0.5, u=0.5, v=-1.0, c=0.0, w=1.0)
+        r = Record(t=0.5, s=0.4, **steps)
+        for sampler in (DDIM(), PNDM(), DEIS2(), EDMHeun()):
+            asked.clear()
+            sampler.step(denoiser, z, r, None, None)
+            assert set(asked) == {called} and len(asked) == sampler.evals, (
+                sampler,
+                says_x0,
+                raised,
+            )
 
 
 def test_deis_weights_do_not_depend_on_the_nodes():

@@ -42,6 +42,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         guided_noise clipped_noise identity_blocks drift_terms
         karras walk final_denoise settings_key coefficients descend jumps jump stretches follow
         is_worked_out start_state transfer transfer_x0 gauss_legendre lag after_first fresh_variance
+        goes_by_noise plain_step step_and_noise
         module_answer ddim_step estimate transport_noise coupled_pair phi3 critical_kernel
         stationary_flow collocation factor_at_nodes integrating_factor damping_matrix
         conjugate_step v_parametrisation drift_part group_letters share_of_step euler_letter

@@ -61,11 +61,16 @@ class CompensationArm:
     error: str = "x0"  # the error of what is the loss: 'x0' or 'v'
     together: bool = False  # the module learns beside the network, in those first steps
     module_error: str = "square"  # of a pixel, or 'absolute': what the module learns by
+    reading: str = ""  # of the weight; '': that of the experiment
 
-    def objective(self, module: str | Path = "", late: bool = True) -> Compensation:
+    def objective(
+        self, module: str | Path = "", late: bool = True, reading: str = READINGS[0]
+    ) -> Compensation:
         "What the network is trained on, before and after the module is there."
         folder = str(module) if late and self.module else ""
-        return Compensation(self.states if late else "plain", self.points, folder, error=self.error)
+        states = self.states if late else "plain"
+        about = {"reading": self.reading or reading, "error": self.error}
+        return Compensation(states, self.points, folder, **about)
 
 
 AS_PUBLISHED = {"together": True, "module_error": "absolute"}
@@ -79,6 +84,13 @@ COMPENSATION_ARMS = {
     "T = 1000, v": CompensationArm(points=1000, error="v"),
     "T = 100, together": CompensationArm(module=True, **AS_PUBLISHED),
     "one step, together": CompensationArm("one-step", module=True, **AS_PUBLISHED),
+    "one step, together, square": CompensationArm("one-step", module=True, together=True),
+    "one step, together, frozen weight": CompensationArm(
+        "one-step", module=True, reading="frozen", **AS_PUBLISHED
+    ),
+    "one step, together, square, frozen weight": CompensationArm(
+        "one-step", module=True, together=True, reading="frozen"
+    ),
     "persistent, together": CompensationArm("persistent", module=True, **AS_PUBLISHED),
 }
 
@@ -488,7 +500,9 @@ class ArmRun(CompensationRun):
                 def measure_cell(arm, step, budget, strength, seed, found=(denoiser, module, size)):
                     denoiser, module, size = found
                     used = module if strength else None
-                    return self.cell(denoiser, used, strength, budget, seed) | {"term": size}
+                    reading = COMPENSATION_ARMS[arm].reading
+                    cell = self.cell(denoiser, used, strength, budget, seed, reading)
+                    return cell | {"term": size}
 
                 here = [key for key in keys if key["step"] == step]
                 self.results.fill(here, measure_cell, arm_line)
@@ -517,7 +531,9 @@ class ArmRun(CompensationRun):
             steps=s["marks"][-1],
             amp=None if s["amp"] else False,
             seed=seed,
-            objective=arm.objective(self.folder(name, seed) / "module", done > s["first"]),
+            objective=arm.objective(
+                self.folder(name, seed) / "module", done > s["first"], s["reading"]
+            ),
             **self.recipe(),
         )
 
@@ -547,7 +563,7 @@ class ArmRun(CompensationRun):
             if stop == first:
                 if arm.module and not (module / "card.json").exists():
                     self.first_module(trainer.denoiser(), arm, seed, module)
-                trainer.objective = arm.objective(module)
+                trainer.objective = arm.objective(module, reading=self.settings["reading"])
                 continue
             device = self.settings["device"]
             held = compensation.load_module(module, device=device) if arm.module else None
