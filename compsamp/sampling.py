@@ -802,7 +802,7 @@ class DDIM(Sampler):
         t, s = times[:-1], times[1:]
         (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
         v = (self.eta * sigma_s / sigma_t) ** 2 * process.transition(t, s)[1].flatten()
-        old = (sigma_s**2 - v).sqrt()  # of the noise that was there
+        old = (sigma_s**2 - v).sqrt()  # factor of the old noise
         by_noise = {"a": psi_s / psi_t, "b": old - psi_s / psi_t * sigma_t}
         by_picture = {"keep": old / sigma_t, "gain": psi_s - psi_t * old / sigma_t}
         return records(t=t, s=s, c=v.sqrt(), **by_noise, **by_picture)
@@ -814,12 +814,14 @@ class DDIM(Sampler):
             z = torch.add(z, draw(), alpha=r.c)
         return z, None
 
-
-MOST_RAISED = 100.0  # psi_s / psi_t above which a step goes by x0: psi_t is next to 0
+# %% ../nbs/07_sampling.ipynb #ddimstep
+#| code-fold: true
+#| code-summary: "plain_step: by a and b, or by keep and gain"
+MOST_RAISED = 100.0  # psi_s / psi_t above which a step is made from x0: psi_t is next to 0
 
 
 def goes_by_noise(denoiser: NoisePredictor, r) -> bool:
-    "Whether a step is made from eps; if not from x0: psi is next to 0, or the network says x0."
+    "Whether a step is made from eps; from x0 where psi is next to 0, or the answer gives x0."
     return r.a < MOST_RAISED and not getattr(denoiser, "says_x0", False)
 
 
@@ -829,7 +831,9 @@ def plain_step(denoiser: NoisePredictor, z: Tensor, r) -> Tensor:
         return affine(r.a, z, r.b, denoiser.eps(z, r.t))
     return affine(r.keep, z, r.gain, denoiser.x0(z, r.t))
 
-# %% ../nbs/07_sampling.ipynb #14583d4e
+# %% ../nbs/07_sampling.ipynb #transfer
+#| code-fold: true
+#| code-summary: "DDIM's step as columns, for samplers with a memory"
 def transfer(process: LinearSDE, times: Tensor) -> dict:
     "Columns t, s, a, b of the exact step for a frozen eps, x_s = a x_t + b eps (DDIM); k = 1."
     t, s = times[:-1], times[1:]
@@ -842,7 +846,9 @@ def transfer_x0(process: LinearSDE, times: Tensor) -> dict:
     t, s = times[:-1], times[1:]
     (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
     by_noise = transfer(process, times)
-    by_noise["b"] = torch.where(psi_t > 0, by_noise["b"], 0.0)  # where psi = 0: of a change of eps
+    by_noise["b"] = torch.where(
+        psi_t > 0, by_noise["b"], 0.0
+    )  # where psi = 0 a change of eps counts for nothing
     by_picture = {"keep": sigma_s / sigma_t, "gain": psi_s - psi_t * sigma_s / sigma_t}
     noise = {"u": 1 / sigma_t, "v": -psi_t / sigma_t}
     return by_noise | by_picture | noise
@@ -856,7 +862,7 @@ def step_and_noise(denoiser: NoisePredictor, z: Tensor, r) -> tuple:
     x = denoiser.x0(z, r.t)
     return affine(r.keep, z, r.gain, x), affine(r.u, z, r.v, x)
 
-
+# %% ../nbs/07_sampling.ipynb #14583d4e
 ADAMS = (
     (1.0,),
     (3 / 2, -1 / 2),

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- verdicts: written by site/verdicts.py -->", "<!-- end of the verdicts -->"
 CHOSEN = (  # the ones a reader would not have guessed
     "RVV over NVV at 50",
-    "λ-DDIM-II, λ tuned, over DDIM",
     "splitting and conjugacy together (CVV) over RVV at 50",
-    "ROBA, its noise tuned, over SSCS at 50",
+    "2M with Restart below 2M at 20",
+    "under guidance (weights 2, 4, 8) Heun with Restart",
     "premise: from 20 evaluations on, noise",
 )
 

@@ -566,7 +566,14 @@ def test_every_claim_has_files_and_leads_somewhere():
         assert (ROOT / "nbs" / page).exists()
 
 
-CHAPTERS = ("08_compensation", "11_conjugate", "12_splitting", "13_restart", "14_inpainting")
+CHAPTERS = (
+    "08_compensation",
+    "10_psld",
+    "11_conjugate",
+    "12_splitting",
+    "13_restart",
+    "14_inpainting",
+)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

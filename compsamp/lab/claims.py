@@ -485,8 +485,13 @@ def page_verdicts(
     rows = [row for row in claims_ledger()[0] if row["link"].partition("#")[0] == page]
     require(bool(rows), "page", page, "a page that a claim of the ledger links to")
     shown = [row for row in rows if not row["detail"]]
-    more = f"\n\n{len(rows) - len(shown)} more are in [the ledger](lab_claims.ipynb)."
-    return verdict_table(shown) + (more if len(shown) < len(rows) else "")
+    notes = []
+    if any(other_words(row) for row in shown):
+        words = "where [the network's error does not count](lab_solvers.ipynb)"
+        notes.append(f"(a), (b): {words}, against the flow's limit and with an exact score.")
+    if len(shown) < len(rows):
+        notes.append(f"{len(rows) - len(shown)} more are in [the ledger](lab_claims.ipynb).")
+    return "\n\n".join([verdict_table(shown), *notes])
 
 
 def spell_verdict(row: dict) -> str:
@@ -501,7 +506,8 @@ def verdict_table(
     lines = ["| claim | published | measured here | verdict |", "|---|---|---|---|"]
     for row in rows:
         said = row["published"] or row["source"]
-        lines.append(f"| {row['claim']} | {said} | {row['measured']} | {spell_verdict(row)} |")
+        found = f"{row['measured']}{other_words(row)}"
+        lines.append(f"| {row['claim']} | {said} | {found} | {spell_verdict(row)} |")
     return "\n".join(lines)
 
 
