@@ -854,14 +854,16 @@ def test_sampling_is_counted_for_rows_of_ours():
 
 
 def test_the_page_of_advice_on_momentum():
-    "Its two ratios at 50 evaluations are those of the results."
+    "Its three ratios, at 20 and 50 evaluations, are those of the results."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
     cells = read_results(claims.RESULTS_FOLDER / "ablation.json")["cells"]
     tuned = "roba:lam_s=1,dial=time@quadratic"
-    for other, words in (
-        ("conjugate:lam=.5,shape=ones@quadratic", "times its distance, {} seeds"),
-        ("roba@quadratic", "of its distance as it comes ({} seeds)"),
+    by_ones, by_time = "conjugate:lam=.65,shape=ones@quadratic", "roba:lam_s=2,dial=time@quadratic"
+    for ours, other, budget, words in (
+        (by_ones, by_time, 20, "of the distance of tuned `roba` ({} seeds)"),
+        (tuned, "conjugate:lam=.5,shape=ones@quadratic", 50, "times its distance, {} seeds"),
+        (tuned, "roba@quadratic", 50, "of its distance as it comes ({} seeds)"),
     ):
-        found = race.ratio_of_rows(cells, tuned, other, 50)
+        found = race.ratio_of_rows(cells, ours, other, budget)
         told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f}) "
         assert told + words.format(len(found["seeds"])) in advice, other
