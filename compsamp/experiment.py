@@ -2,9 +2,10 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'WRONG_SETTINGS', 'Results', 'read_results', 'cell_text', 'join_commands', 'require_output',
-           'require_within', 'compile_network', 'labels_in_turn', 'resolve_labels', 'generate', 'check_rows', 'score',
-           'repeat_words', 'real_floor', 'generate_and_score', 'parameter_comments', 'add_argument', 'spell_default',
-           'option_type', 'command_parser', 'spell_command', 'run_command', 'exit_code']
+           'require_within', 'compile_network', 'labels_in_turn', 'resolve_labels', 'require_noise', 'generate',
+           'check_rows', 'score', 'repeat_words', 'real_floor', 'generate_and_score', 'parameter_comments',
+           'add_argument', 'spell_default', 'option_type', 'command_parser', 'spell_command', 'run_command',
+           'exit_code']
 
 # %% ../nbs/21_experiment.ipynb #0b5f4199
 #| code-fold: true
@@ -242,6 +243,13 @@ def resolve_labels(
     return labels_in_turn(denoiser, n) if is_word else labels
 
 
+@check_arguments
+def require_noise(spec: SamplingSpec):
+    "ValueError where a row's grid begins with more picture than noise: rows are drawn from noise."
+    allowed = "at least 1: a row is drawn from noise, which must outweigh the picture there"
+    require(spec.high is None or spec.high >= 1, "high", spec.high, allowed)
+
+
 @check_arguments(nfe=(1, LARGEST_INT), n=(1, LARGEST_INT), seed=(0, LARGEST_INT))
 def generate(
     denoiser: NoisePredictor,  # a network bound to its process, or an exact mixture
@@ -255,6 +263,7 @@ def generate(
 ) -> sampling.Samples:
     "Draw pictures with one way of sampling, at a cost of at most `nfe` evaluations each."
     spec = SamplingSpec.parse(spec)
+    require_noise(spec)
     labels = resolve_labels(denoiser, labels, n)
     weight = spec.guidance  # None: that to which the denoiser is bound
     one = sampling.labels_binder(denoiser, n, 1, labels, weight)(0, 1)
@@ -276,6 +285,7 @@ def check_rows(
         evals = 1 if weight in (0, 1) else 2
         try:
             spec = SamplingSpec.parse(row)
+            require_noise(spec)
             drawer = spec.denoiser(denoiser)
             times = spec.route(drawer.process, nfe, evals=evals)
             sampling.check_walk(spec.sampler, drawer.process, times)

@@ -128,6 +128,7 @@ def test_a_cell_that_is_not_finite_is_named(tmp_path, value):
         ("edm@karras/0.3,0.06,3,2", 20, "0.3"),
         ("edm@karras/0.06,0.3,3,10", 9, "nfe"),
         ("ddim~nosuchmodule", 10, "nosuchmodule"),
+        ("ddim@karras,high=0.5", 10, "high = 0.5: at least 1"),
     ],
 )
 def test_a_row_that_cannot_be_walked_is_found_before_the_work(tmp_path, capsys, row, budget, word):
@@ -216,3 +217,8 @@ def test_accuracy_is_judged_by_the_labels_that_were_drawn(monkeypatch):
     )
     generate_and_score(BOUND, "ddim", 8, 2, 0, reference={"some": 0})
     assert judged[0].tolist() == [1, 2]
+
+
+def test_a_row_is_drawn_from_noise():
+    with pytest.raises(ValueError, match="high = 0.5: at least 1"):
+        generate(ring().denoiser(VP()), "ddim@karras,high=.5", nfe=4, n=2, seed=0)

@@ -32,7 +32,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         whole_labels labels_binder state_shape check_strength check_module_card check_images
         check_weights check_damping check_step_lengths check_full_noise check_word
         check_splitting check_walk check_rows
-        require_still check_agrees require_output require_within
+        require_still check_agrees require_output require_within require_noise
         warn_if_snapped_far ordered_times""",
     "the arithmetic of a step, on what `prepare` and a denoiser have made": """
         cast unblocks per_sample block_rows sample_matrices mix affine Record records

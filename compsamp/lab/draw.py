@@ -15,7 +15,7 @@ import torch
 
 from .. import distributed, networks, sampling, zoo
 from ..core import atomic, require, save_png
-from ..experiment import require_output, require_within, spell_command
+from ..experiment import require_noise, require_output, require_within, spell_command
 from ..zoo import SamplingSpec, spell_value
 
 # %% ../../nbs/lab_draw.ipynb #82881e9c
@@ -80,6 +80,7 @@ def cut(text: str, marks: str) -> tuple:
 
 def check_drawing(spec, steps, nfe, n, seed, batch, label):
     "ValueError for settings of `draw` that cannot be, before anything is read."
+    require_noise(spec)
     both = steps is not None and nfe is not None
     require(
         not both, "steps, nfe", (steps, nfe), "one of the two; --steps is not allowed with --nfe"
