@@ -456,7 +456,8 @@ def follow(
             if up is not None:
                 z = jump(denoiser.process, up, z, draw)
                 yield z
-            for z in walk(sampler, denoiser, recs, z, draw):  # noqa: B020 (evaluated once)
+            for moved in walk(sampler, denoiser, recs, z, draw):
+                z = moved
                 yield z
     if end is not None:
         yield final_denoise(denoiser, z, end)
@@ -846,9 +847,8 @@ def transfer_x0(process: LinearSDE, times: Tensor) -> dict:
     t, s = times[:-1], times[1:]
     (psi_t, sigma_t), (psi_s, sigma_s) = (signal_and_noise(process, u) for u in (t, s))
     by_noise = transfer(process, times)
-    by_noise["b"] = torch.where(
-        psi_t > 0, by_noise["b"], 0.0
-    )  # where psi = 0 a change of eps counts for nothing
+    # where psi = 0 a change of eps counts for nothing
+    by_noise["b"] = torch.where(psi_t > 0, by_noise["b"], 0.0)
     by_picture = {"keep": sigma_s / sigma_t, "gain": psi_s - psi_t * sigma_s / sigma_t}
     noise = {"u": 1 / sigma_t, "v": -psi_t / sigma_t}
     return by_noise | by_picture | noise
