@@ -393,7 +393,7 @@ def affine(
 ) -> Tensor:
     "`A z + B e`, blockwise (Eq. 2): the one line nearly every sampler step consists of."
     if isinstance(A, float) and isinstance(B, float):
-        return torch.add(z * A, e, alpha=B)
+        return (z * A).add_(e, alpha=B)
     two_matrices = isinstance(A, Tensor) and isinstance(B, Tensor) and B.shape[-1] > 1
     if not two_matrices:
         return mix(A, z) + mix(B, e)

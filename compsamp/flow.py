@@ -103,7 +103,7 @@ class FlowDenoiser(Denoiser):
     def velocity(self, z: Tensor, t) -> Tensor:
         "v at time t (float, or `(B,)`), z's shape; uncounted."
         networks.check_state(self.process, z, t, self.shape, look=False)
-        v = networks.guided_noise(self, z, networks.network_time(self.network, t, z))
+        v = networks.guided_noise(self, z, networks.spread_time(self.on_host, t, z))
         networks.check_answer(self.network, z, v, t)
         if not self.clip:
             return v

@@ -70,6 +70,7 @@ from compsamp.networks import (
     network_time,
     process_card,
     read_tensors,
+    spread_time,
 )
 from compsamp.sampling import (
     GRIDS,
@@ -943,7 +944,7 @@ class ForeignDenoiser(Denoiser):
         self.nfe += self.evals
         inner = copy.copy(self)
         inner.network = self.network.net
-        output = guided_noise(inner, z, network_time(inner.network, t, z))
+        output = guided_noise(inner, z, spread_time(inner.on_host, t, z))
         x = clean_picture(self.predicts, self.process, output, z, t)
         return x.clamp(-1, 1) if self.clip else x
 

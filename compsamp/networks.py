@@ -2,12 +2,13 @@
 
 # %% auto #0
 __all__ = ['PARAMETRISATIONS', 'MOST_PARAMETERS', 'WEIGHTS', 'time_features', 'ResBlock', 'Attention', 'check_sizes', 'UNet',
-           'count_parameters', 'network_time', 'ask_network', 'Parametrised', 'preconditioning', 'PredictX0',
-           'PredictV', 'PredictEDM', 'Denoiser', 'check_state', 'check_answer', 'check_channels', 'class_numbers',
-           'check_labels', 'guided_noise', 'clipped_noise', 'process_card', 'inner_network', 'network_card',
-           'network_differences', 'check_card_sizes', 'construct_network', 'file_hash', 'save_tensors', 'save',
-           'weights_hash', 'asset_path', 'shipped_networks', 'checkpoint_folder', 'read_card', 'check_card',
-           'known_hash', 'read_tensors', 'tensor_kind', 'check_tensors', 'fill_weights', 'DenoiserWrapper']
+           'count_parameters', 'network_time', 'spread_time', 'ask_network', 'first_weight', 'ask_in_type',
+           'Parametrised', 'preconditioning', 'PredictX0', 'PredictV', 'PredictEDM', 'Denoiser', 'check_state',
+           'check_answer', 'check_channels', 'class_numbers', 'check_labels', 'guided_noise', 'clipped_noise',
+           'process_card', 'inner_network', 'network_card', 'network_differences', 'check_card_sizes',
+           'construct_network', 'file_hash', 'save_tensors', 'save', 'weights_hash', 'asset_path', 'shipped_networks',
+           'checkpoint_folder', 'read_card', 'check_card', 'known_hash', 'read_tensors', 'tensor_kind', 'check_tensors',
+           'fill_weights', 'DenoiserWrapper']
 
 # %% ../nbs/04_networks.ipynb #4038d17c
 #| code-fold: true
@@ -293,7 +294,15 @@ def network_time(
     z: Tensor,  # the state the time belongs to
 ) -> Tensor:  # `(B,)`
     "1000 t, where `network` wants it: times on a GPU would make the host wait for each step."
-    host = getattr(network, "on_host", False)
+    return spread_time(getattr(network, "on_host", False), t, z)
+
+
+def spread_time(
+    host: bool,  # float64 on the CPU, or float32 beside z
+    t,  # process time: a float, or float64 `(B,)`
+    z: Tensor,  # the state it belongs to
+) -> Tensor:  # `(B,)`
+    "1000 t, one for each sample."
     if not (isinstance(t, Tensor) and t.dim()):
         if not is_real(t):
             allowed = "a time, or a float64 tensor of one for each sample, (B,)"
@@ -312,9 +321,25 @@ def ask_network(
     labels=None,  # `(B,)`
 ) -> Tensor:
     "Its answer in z's type, worked out in that of its weights; a parametrisation keeps z's."
-    kind = z.dtype
-    if isinstance(network, nn.Module) and not isinstance(network, Parametrised):
-        kind = next((p.dtype for p in network.parameters() if p.is_floating_point()), kind)
+    return ask_in_type(first_weight(network), network, z, t, labels)
+
+
+def first_weight(network: Callable) -> Tensor | None:
+    "The weight whose type a network works in; None for a parametrisation, or without weights."
+    if not isinstance(network, nn.Module) or isinstance(network, Parametrised):
+        return None
+    return next((p for p in network.parameters() if p.is_floating_point()), None)
+
+
+def ask_in_type(
+    weight: Tensor | None,  # as from `first_weight`
+    network: Callable,
+    z: Tensor,
+    t: Tensor,
+    labels=None,
+) -> Tensor:
+    "`ask_network`, with the weight already looked up."
+    kind = z.dtype if weight is None else weight.dtype
     answer = network(z if kind == z.dtype else z.to(kind), t, labels)
     return answer if answer.dtype == z.dtype else answer.to(z.dtype)
 
@@ -457,6 +482,17 @@ class Denoiser(NoisePredictor):
         self.card = card or {}
         self.set(labels=labels, guidance=guidance, clip=clip)
 
+    @property
+    def network(self):
+        "The network. What each evaluation wants to know of it is looked up when it is set."
+        return self.own_network
+
+    @network.setter
+    def network(self, network: nn.Module | Callable):
+        self.own_network = network
+        self.on_host = getattr(network, "on_host", False)
+        self.weight = first_weight(network)
+
     def set(self, **changes):
         "Check and set `labels`, `guidance`, `clip` or `amp`."
         for name, value in changes.items():
@@ -513,7 +549,7 @@ class Denoiser(NoisePredictor):
     def predict(self, z: Tensor, t) -> Tensor:
         "The same, uncounted."
         check_state(self.process, z, t, self.shape, look=False)
-        e = guided_noise(self, z, network_time(self.network, t, z))
+        e = guided_noise(self, z, spread_time(self.on_host, t, z))
         check_answer(self.network, z, e, t)
         if e.shape[1] < z.shape[1]:
             e = torch.cat([torch.zeros_like(z[:, e.shape[1] :]), e], 1)
@@ -631,7 +667,7 @@ def guided_noise(
 
     def call(z, t1000, labels):
         if not d.amp:
-            return ask_network(d.network, z, t1000, labels)
+            return ask_in_type(d.weight, d.network, z, t1000, labels)
         with torch.autocast(z.device.type, torch.bfloat16):
             return d.network(z, t1000, labels).to(z.dtype)
 

@@ -18,6 +18,7 @@ import math
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import ClassVar
@@ -184,10 +185,11 @@ def kept_step(sampler, denoiser, z, r, draw, memory) -> tuple:
     "`sampler.step`; an error unless it gives (state, memory) and asks at most `evals` times."
     before = getattr(denoiser, "nfe", 0)
     answer = sampler.step(denoiser, z, r, draw, memory)
-    asked = (getattr(denoiser, "nfe", 0) - before) / getattr(denoiser, "evals", 1)
+    asked = getattr(denoiser, "nfe", 0) - before
     is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)
-    if not is_pair or answer[0].shape != z.shape or asked > sampler.evals:
-        check_promise(sampler, z, answer, asked)
+    too_often = asked > sampler.evals and asked > sampler.evals * getattr(denoiser, "evals", 1)
+    if too_often or not is_pair or answer[0].shape != z.shape:
+        check_promise(sampler, z, answer, asked / getattr(denoiser, "evals", 1))
     return answer
 
 
@@ -223,7 +225,6 @@ class Sampler:
         raise NotImplementedError(f"{type(self).__name__}.step")
 
 
-@torch.no_grad()
 def walk(
     sampler: Sampler,
     denoiser: NoisePredictor,
@@ -234,7 +235,8 @@ def walk(
     "Yield the state after each step of one falling stretch; memory starts empty."
     memory = None
     for r in recs:
-        z, memory = kept_step(sampler, denoiser, z, r, draw, memory)
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            z, memory = kept_step(sampler, denoiser, z, r, draw, memory)
         yield z
 
 # %% ../nbs/07_sampling.ipynb #fa29ad82
@@ -728,6 +730,7 @@ def start_state(
 #| code-fold: true
 #| code-summary: "sample: the driver"
 @check_arguments(seed=(0, LARGEST_INT), first=(0, LARGEST_INT))
+@torch.no_grad()
 def sample(
     sampler: Sampler,
     denoiser: NoisePredictor,
@@ -889,8 +892,8 @@ class PNDM(Sampler):
         first, *others = ADAMS[len(past) - 1]
         change = (first - 1) * newest  # of the answer held still, to the mixed one
         for weight, old in zip(others, past[1:]):
-            change = torch.add(change, old, alpha=weight)
-        return torch.add(z, change, alpha=r.b), past
+            change.add_(old, alpha=weight)
+        return z.add_(change, alpha=r.b), past
 
 # %% ../nbs/07_sampling.ipynb #10f5c862
 #| code-fold: true
@@ -944,7 +947,7 @@ class DEIS2(Sampler):
         "One evaluation; the memory is the last one."
         z, e = step_and_noise(denoiser, z, r)
         if memory is not None:
-            z = torch.add(z, e - memory, alpha=r.b * r.w)
+            z.add_(e - memory, alpha=r.b * r.w)
         return z, e
 
 # %% ../nbs/07_sampling.ipynb #090c9e2b

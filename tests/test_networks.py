@@ -521,6 +521,21 @@ def test_states_of_any_type_on_a_network_of_float32(dtype):
     assert float((drawn.float() - usual).norm() / usual.norm()) < allowed
 
 
+def test_a_network_cast_or_replaced_later_is_asked_as_it_is_now():
+    "What an evaluation wants to know of a network is looked up once; a stale answer fails here."
+    net = woken()
+    bound = N.Denoiser(net, forward.VP(), (1, 14, 14))
+    expected = bound.eps(Z, 0.4)
+    net.double()
+    assert bound.eps(Z, 0.4).dtype == torch.float32
+    assert torch.allclose(bound.eps(Z, 0.4), expected, atol=1e-4)
+    net.float()
+    wrapped = N.PredictV(net, forward.VP()).eval()
+    bound.network = wrapped
+    again = N.Denoiser(wrapped, forward.VP(), (1, 14, 14)).eps(Z, 0.4)
+    assert torch.equal(bound.eps(Z, 0.4), again) and not torch.equal(again, expected)
+
+
 def test_a_wrapper_around_what_knows_no_labels():
     exact = ring().denoiser(forward.VP())
     wrapped = N.DenoiserWrapper(N.DenoiserWrapper(exact))

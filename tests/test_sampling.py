@@ -911,3 +911,27 @@ def test_the_exponent_of_a_karras_grid_is_kept():
         assert torch.allclose(step, step[:1].expand(10), rtol=1e-6)
     wide, close = (grid(process, 11, "karras", rho=rho) for rho in (3.0, 7.0))
     assert (wide - close).abs().max() > 0.01
+
+
+def test_steps_keep_no_graph_and_leave_the_callers_mode_alone():
+    "Each step runs without gradients, whatever the caller has set between two of them."
+    asked = []
+
+    exact = ring().denoiser(VP())
+
+    class Asked(type(exact)):
+        def predict(self, z, t):
+            asked.append(torch.is_grad_enabled())
+            return super().predict(z, t)
+
+    denoiser = Asked(ring(), VP())
+    z = torch.randn(4, 2, requires_grad=True)
+    walked = sampling.states(DDIM(), denoiser, sampling.grid(denoiser.process, 4), z)
+    next(walked)
+    assert not next(walked).requires_grad and torch.is_grad_enabled()
+    with torch.no_grad():
+        next(walked)
+        assert not torch.is_grad_enabled()
+    assert all(not z.requires_grad for z in walked) and torch.is_grad_enabled()
+    sample(DDIM(), denoiser, 4, 2)
+    assert torch.is_grad_enabled() and len(asked) > 4 and not any(asked)

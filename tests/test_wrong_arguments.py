@@ -38,7 +38,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         cast unblocks per_sample block_rows sample_matrices mix affine Record records
         cast_records cholesky mean_state compose moment_rates runge_kutta_moments moments_gap
         block_inverse component_laws remembered fourier_field state_scale time_features
-        network_time preconditioning ask_network
+        network_time spread_time preconditioning ask_network first_weight ask_in_type
         guided_noise clipped_noise identity_blocks drift_terms
         karras walk final_denoise settings_key coefficients descend jumps jump stretches follow
         is_worked_out start_state transfer transfer_x0 gauss_legendre lag after_first fresh_variance
