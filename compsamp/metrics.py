@@ -74,6 +74,8 @@ class Classifier(nn.Module):
         return self.head(self(x))
 
 # %% ../nbs/06_metrics.ipynb #7e09e0e8
+#| code-fold: true
+#| code-summary: "check_float_pictures and features"
 def check_float_pictures(
     x: Tensor,  # floats `(N, 1, H, W)`
 ):
@@ -176,6 +178,8 @@ def frechet(
     return float(fid.compute())
 
 # %% ../nbs/06_metrics.ipynb #78e3795f
+#| code-fold: true
+#| code-summary: "class_in_turn and reference: real pictures to compare with"
 @check_arguments(labels=int)
 def class_in_turn(
     labels: Tensor,  # classes `(n,)`, whole numbers
@@ -208,6 +212,8 @@ def reference(
     return dict(moments, some=single[:some], labels=labels[:some])
 
 # %% ../nbs/06_metrics.ipynb #c98b32d2
+#| code-fold: true
+#| code-summary: "frechet_floor"
 @check_arguments(feats=float, labels=int, seeds=(0, LARGEST_INT))
 def frechet_floor(
     n: int,  # pictures in each draw

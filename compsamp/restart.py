@@ -146,6 +146,8 @@ def restart(
     return Route(main, tuple(detours), inside, s_noise)
 
 # %% ../nbs/13_restart.ipynb #e7000001
+#| code-fold: true
+#| code-summary: "points_after_restarts and route_of"
 @check_arguments(budget=(1, LARGEST_INT), evals=(1, 1_000_000))
 def points_after_restarts(
     sampler: Sampler,
@@ -177,6 +179,8 @@ def route_of(
     return main_times(process, main, kind)
 
 # %% ../nbs/13_restart.ipynb #c24ecb5a
+#| code-fold: true
+#| code-summary: "timeline"
 @check_arguments(evals=(1, 1_000_000))
 def timeline(
     route: Route,
