@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- verdicts: written by site/verdicts.py -->", "<!-- end of the verdicts -->"
 CHOSEN = (  # the ones a reader would not have guessed
     "RVV over NVV at 50",
-    "splitting and conjugacy together (CVV) over RVV at 50",
+    "CVV with v held, λ tuned, over RVV at 50",
     "2M with Restart below 2M at 20",
     "under guidance (weights 2, 4, 8) Heun with Restart",
     "premise: from 20 evaluations on, noise",

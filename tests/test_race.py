@@ -728,6 +728,32 @@ def test_what_is_allowed_changes_the_verdict_and_not_the_measurement():
     assert plain["verdict"] != lenient["verdict"] == "reproduced"
 
 
+@pytest.mark.parametrize(
+    "n, floor, near", [(500, 0.2, False), (200, 0.2, True), (200, 0.15, False)]
+)
+def test_few_pictures_must_lie_further_above_the_floor(n, floor, near):
+    "One floor above the floor is enough for 400 pictures, two for fewer."
+    files = {"toy.json": toy_cells(0.5, 5, floor=floor, n=n)}
+    assert claims.judge_claim(toy_claim(), files)["near_floor"] == near
+
+
+def test_what_holds_on_pictures_only_says_so():
+    files = {"toy.json": toy_cells(0.5, 5)}
+    row = claims.judge_claim(toy_claim(), files)
+    sides = {"network": {"verdict": "agrees"}, "exact": {"verdict": "the reverse"}}
+    assert claims.spell_verdict(row) == "reproduced"
+    assert claims.spell_verdict(row | sides) == "reproduced, on pictures only"
+    lost = claims.judge_claim(toy_claim(), {"toy.json": toy_cells(2.0, 5)})
+    assert claims.spell_verdict(lost | sides) == "not reproduced"
+
+
+def test_too_small_says_what_the_interval_alone_would():
+    files = {"toy.json": toy_cells(0.5, 5)}
+    row = claims.judge_claim(toy_claim(too_small=True), files)
+    told = "open: experiment too small (by the interval alone: reproduced)"
+    assert claims.spell_verdict(row) == told
+
+
 def test_budgets_of_one_seed_are_one_pair():
     cells = toy_cells(0.5, 3, budget=10) + toy_cells(0.8, 3, budget=20)
     row = claims.judge_claim(toy_claim(), {"toy.json": cells})
@@ -874,15 +900,18 @@ def test_sampling_is_counted_for_rows_of_ours():
 
 
 def test_the_page_of_advice_on_momentum():
-    "Its three ratios, at 20 and 50 evaluations, are those of the results."
+    "Its ratios at 20, 50 and 100 evaluations are those of the results."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
     cells = read_results(claims.RESULTS_FOLDER / "ablation.json")["cells"]
     tuned = "roba:lam_s=1,dial=time@quadratic"
     by_ones, by_time = "conjugate:lam=.65,shape=ones@quadratic", "roba:lam_s=2,dial=time@quadratic"
+    at_100, held = "roba:lam_s=.4,dial=time@quadratic", "conjugate:freeze=v,lam=3@quadratic"
     for ours, other, budget, words in (
         (by_ones, by_time, 20, "of the distance of tuned `roba` ({} seeds)"),
         (tuned, "conjugate:lam=.5,shape=ones@quadratic", 50, "times its distance, {} seeds"),
         (tuned, "roba@quadratic", 50, "of its distance as it comes ({} seeds)"),
+        (at_100, "sscs@quadratic", 100, "of the distance of `sscs`"),
+        (at_100, held, 100, "of that of `conjugate:freeze=v,lam=3`, {} seeds each"),
     ):
         found = race.ratio_of_rows(cells, ours, other, budget)
         told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f}) "

@@ -63,7 +63,8 @@ def test_the_floor_of_the_file_is_taken_off():
     near = direction([0.11, 0.12, 0.1, 0.11, 0.11], [0.12] * 5, "frechet", floor=0.1)
     assert near["near_floor"] and near["verdict"] == "agrees"
     held = {"setup": {"against": "exact", "n": 256, "labels": "in turn"}, "floor": 0.2}
-    assert claims.cells_with_floor(held | {"cells": [{"nfe": 1}]}) == [{"floor": 0.2, "nfe": 1}]
+    expected = [{"floor": 0.2, "n": 256, "nfe": 1}]
+    assert claims.cells_with_floor(held | {"cells": [{"nfe": 1}]}) == expected
 
 
 def test_a_claim_without_rows_there_has_no_direction():
