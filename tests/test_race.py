@@ -439,6 +439,11 @@ def test_the_page_of_advice_has_the_tuned_rows():
         assert f"`{record['ours']}`" in advice, record
 
 
+def spelled(found: dict) -> str:
+    "What `ratio_of_rows` found, as the page of advice writes it."
+    return f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 def test_the_page_of_advice_on_restart():
     "Its ratios and distances are in the results, of one set-up and the same seeds."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
@@ -471,8 +476,7 @@ def test_the_page_of_advice_on_restart_where_the_grid_ends_earlier():
     cells = read_results(claims.RESULTS_FOLDER / "restart-vp.json")["cells"]
     ended = "dpmpp2m@karras,low=.03"
     early = race.ratio_of_rows(cells, f"{ended}/0.06,1,4,1", ended, 20)
-    told = f"{early['ratio']:.2f} ({early['low']:.2f} to {early['high']:.2f})"
-    assert f"Where 2M ends at `low=.03` it gains nothing: {told}." in advice
+    assert f"Where 2M ends at `low=.03` it gains nothing: {spelled(early)}." in advice
     assert early["low"] < 1 < early["high"] and len(early["seeds"]) == 10
 
 
@@ -490,10 +494,7 @@ def test_the_page_of_advice_on_weaker_networks():
     at_100 = race.ratio_of_rows(raced["cells"], noisiest, usual, 100)
     assert level["low"] < 1 < level["high"] and worse["low"] > 1
     assert at_100["low"] < 1 < at_100["high"]
-    told = [
-        f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
-        for one in (level, worse, at_100)
-    ]
+    told = [spelled(one) for one in (level, worse, at_100)]
     count = [len(one["seeds"]) for one in (level, worse, at_100)]
     assert f"{told[0]} times the distance of the row above, {count[0]} seeds." in advice
     assert f"it is worse there: {told[1]}, {count[1]} seeds;" in advice
@@ -508,7 +509,7 @@ def test_the_page_of_advice_on_the_end_of_the_grid():
     cells = read_results(claims.RESULTS_FOLDER / "race.json")["cells"]
     for budget in (20, 50, 100):
         found = race.ratio_of_rows(cells, "dpmpp2m@karras,low=.03", "dpmpp2m@karras", budget)
-        told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f}) at {budget}"
+        told = f"{spelled(found)} at {budget}"
         told += " (10 seeds)" if budget == 20 else ""
         assert told in advice and found["high"] < 1
         assert len(found["seeds"]) == (10 if budget == 20 else 5)
@@ -524,7 +525,7 @@ def test_the_page_of_advice_on_guidance_with_momentum():
     for weight in (2, 4, 8):
         here = [cell for cell in held["cells"] if cell["guidance"] == weight]
         found = race.ratio_of_rows(here, noisy, quiet, 50)
-        told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        told = spelled(found)
         assert (told in advice) == (found["low"] > 1) == (weight < 8), weight
 
 
@@ -914,5 +915,5 @@ def test_the_page_of_advice_on_momentum():
         (at_100, held, 100, "of that of `conjugate:freeze=v,lam=3`, {} seeds each"),
     ):
         found = race.ratio_of_rows(cells, ours, other, budget)
-        told = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f}) "
+        told = f"{spelled(found)} "
         assert told + words.format(len(found["seeds"])) in advice, other

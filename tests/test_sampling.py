@@ -916,7 +916,6 @@ def test_the_exponent_of_a_karras_grid_is_kept():
 def test_steps_keep_no_graph_and_leave_the_callers_mode_alone():
     "Each step runs without gradients, whatever the caller has set between two of them."
     asked = []
-
     exact = ring().denoiser(VP())
 
     class Asked(type(exact)):

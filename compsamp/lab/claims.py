@@ -28,6 +28,7 @@ from ..experiment import read_results, real_floor
 from .race import LEAST_SEEDS
 from compsamp.lab.yardsticks import (
     Interval,
+    floors_needed,
     judge_ratio,
     paired_difference,
     paired_log_ratio,
@@ -182,11 +183,11 @@ def floor_of(claim: dict, files: dict) -> float | None:
     return max(floors) if usable and floors and None not in floors else None
 
 
-def far_enough(claim: dict, files: dict) -> float:
-    "How many floors above the floor both sides must lie: 1; with fewer than 400 pictures 2."
+def far_enough(claim: dict, files: dict) -> int:
+    "How many floors above the floor both sides must lie: by the fewest pictures of a seed."
     names = {claim["file"], claim.get("than_file", claim["file"])}
     counts = [cell.get("n") or math.inf for name in names for cell in files[name]]
-    return 1 if min(counts) >= 400 else 2
+    return floors_needed(min(counts))
 
 
 def compare_lower(claim: dict, files: dict) -> dict:
@@ -399,9 +400,9 @@ def judge_claim(
     row["near_floor"] = found.get("near_floor", False)
     row |= {"verdict": verdict_of(claim, found), "file": claim["file"]}
     why = ", ".join(reasons_for_open(claim, found)) or "not told apart"
-    alone = verdict_alone(claim, found) if found["seeds"] >= 2 else "open"
-    if claim.get("too_small") and alone != "open":
-        why = f"{why} (by the interval alone: {alone})"
+    if claim.get("too_small") and found["seeds"] >= 2:
+        alone = verdict_alone(claim, found)
+        why += f" (by the interval alone: {alone})" if alone != "open" else ""
     row["why"] = why if row["verdict"] == "open" else ""
     return row | {"detail": claim.get("detail", False)}
 

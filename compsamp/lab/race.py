@@ -48,7 +48,7 @@ from compsamp.lab.peers import (
     parse_row,
     row_facts,
 )
-from .yardsticks import paired_log_ratio, unbiased_frechet
+from .yardsticks import can_be_halved, paired_log_ratio, unbiased_frechet
 from ..zoo import SamplingSpec
 
 # %% ../../nbs/lab_race.ipynb #9971ca8e
@@ -195,7 +195,7 @@ def race_cell(
         labels = labels_in_turn(denoiser, n)
     features = metrics.features(drawn.x, classifier)
     judged = score(drawn.x, reference, classifier, labels)
-    enough = len(features) >= 4 * features.shape[1]
+    enough = can_be_halved(*features.shape)
     judged["unbiased"] = unbiased_frechet(features, reference) if enough else None
     cost = {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 2)}
     return row_facts(row) | cost | rounded(judged), features
