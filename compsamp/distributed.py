@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['ENDED', 'LAUNCHER_VARIABLES', 'DEFAULT_TIMEOUT', 'first_sentence', 'ProcessGroup', 'launcher_variables',
-           'process_device', 'wait_limit', 'process_group', 'signature', 'object_signature', 'checksum',
+           'process_device', 'wait_limit', 'join_group', 'process_group', 'signature', 'object_signature', 'checksum',
            'check_sampling', 'sampling_card', 'chunk_path', 'unfinished_chunks', 'read_chunks', 'remove_chunks',
            'sample_distributed', 'chunked_sampling', 'ShardedRandom', 'ShardedLoader', 'DistributedTrainer',
            'distributed_training']
@@ -12,6 +12,7 @@ __all__ = ['ENDED', 'LAUNCHER_VARIABLES', 'DEFAULT_TIMEOUT', 'first_sentence', '
 #| code-summary: "imports of the module"
 import contextlib
 import datetime
+import importlib
 import json
 import math
 import os
@@ -182,6 +183,22 @@ def wait_limit(
 # %% ../nbs/17_distributed.ipynb #4c163cc3
 #| code-fold: true
 #| code-summary: "process_group: joins the group that a launcher has set up, leaves it at the end"
+def join_group(
+    group: ProcessGroup,  # rank, world_size and device: what this process will be
+    limit: datetime.timedelta,  # how long to wait for the others
+):
+    "Meet the others; ConnectionError if they do not answer."
+    # Loaded by the optimizers, it keeps the group that it finds: its threads would never end.
+    importlib.import_module("torch.distributed.nn.functional")
+    on_gpu = group.device.type == "cuda"
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=limit)
+    except RuntimeError as error:
+        who = f"process {group.rank} of {group.world_size}"
+        said = f"{who}: the others do not answer ({first_sentence(error)})"
+        raise ConnectionError(said) from error
+
+
 @contextlib.contextmanager
 def process_group(
     device: str | None = None,  # as in `process_device`
@@ -196,17 +213,11 @@ def process_group(
     group = ProcessGroup(found["RANK"], found["WORLD_SIZE"], picked)
     available = dist.is_available() and dist.is_gloo_available()
     require(available, "torch", torch.__version__, "a build with torch.distributed and gloo")
-    on_gpu = picked.type == "cuda"
-    if on_gpu:
+    if picked.type == "cuda":
         torch.cuda.set_device(picked)
     is_ours = not dist.is_initialized()
-    try:
-        if is_ours:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=limit)
-    except RuntimeError as error:
-        who = f"process {group.rank} of {group.world_size}"
-        said = f"{who}: the others do not answer ({first_sentence(error)})"
-        raise ConnectionError(said) from error
+    if is_ours:
+        join_group(group, limit)
     group = replace(group, handle=dist.group.WORLD)
     try:
         yield group

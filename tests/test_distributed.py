@@ -848,10 +848,8 @@ def test_a_wrapped_denoiser_knows_its_own_chunks(tmp_path):
     assert D.checksum(read_as(20.0)) == D.checksum(read_as(20.0)) != D.checksum(read_as(25.0))
 
 
-LEAVE = """
+THREADS = """
 from pathlib import Path
-
-from compsamp import distributed as D
 
 
 def threads():
@@ -860,12 +858,31 @@ def threads():
     for path in Path("/proc/self/task").glob("*/comm"):
         found.append(path.read_text().strip())
     return [name for name in found if "gloo" in name]
-
+"""
+LEAVE = f"""{THREADS}
+from compsamp import distributed as D
 
 with D.process_group("cpu", timeout=100) as group:
     group.any(0)
     inside = len(threads())
 print(inside > 0, threads())
+"""
+TRAIN_AND_LEAVE = f"""{THREADS}
+import os, signal
+from compsamp import commands, training
+
+step = training.Trainer.step
+last = 20 if os.environ["RANK"] == "1" else 24
+
+
+def fatal(self):
+    if self.done == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+
+
+training.Trainer.step = fatal
+print(commands.run_train(), threads())
 """
 
 
@@ -874,3 +891,14 @@ def test_no_thread_of_a_group_outlives_it(gloo):
     "One that still runs when the interpreter ends may abort the process."
     codes, said = end(start(LEAVE))
     assert codes == [0, 0] and [text.strip() for text in said] == ["True []"] * 2, said
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in /proc")
+@pytest.mark.parametrize("steps, ended", [("16", ("0 []", 0)), ("24", ("1 []", -9))])
+def test_no_thread_of_a_training_outlives_it(gloo, tmp_path, steps, ended):
+    "Neither where it ends well nor where the other process is killed."
+    last_word, code_of_other = ended
+    processes = start(TRAIN_AND_LEAVE, *SMALL, "--steps", steps, "--out", tmp_path / "a")
+    codes, said = end(processes)
+    assert codes == [0, code_of_other]
+    assert last_word in said[0], said
