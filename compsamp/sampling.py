@@ -14,6 +14,7 @@ __all__ = ['MAX_POINTS', 'GRIDS', 'KARRAS_TOP', 'MOST_CACHED', 'CACHE', 'MOST_RA
 # %% ../nbs/07_sampling.ipynb #23f155a9
 #| code-fold: true
 #| code-summary: "imports of the module"
+import itertools
 import math
 import os
 import sys
@@ -169,13 +170,15 @@ def check_grid(
         tuple(t.shape),
         "a list of at least one time",
     )
-    holes = t[~torch.isfinite(t)].tolist()
+    points = t.tolist()
+    holes = [v for v in points if not math.isfinite(v)]
     require(not holes, "times", holes[:4], "finite numbers")
-    ends = [round(float(v), 6) for v in t[[0, -1]]]
-    inside = bool(((t > 0) & (t <= T * (1 + 1e-12))).all())
+    ends = [round(v, 6) for v in (points[0], points[-1])]
+    inside = 0 < min(points) and max(points) <= T * (1 + 1e-12)
     require(inside, "times", ends, f"all inside (0, T = {T}]: at 0 the score is infinite")
-    begin = [round(float(v), 6) for v in t[:8]]
-    require(bool((t[1:] < t[:-1]).all()), "times", begin, "strictly falling")
+    begin = [round(v, 6) for v in points[:8]]
+    falls = all(after < before for before, after in itertools.pairwise(points))
+    require(falls, "times", begin, "strictly falling")
     return t
 
 # %% ../nbs/07_sampling.ipynb #keptstep

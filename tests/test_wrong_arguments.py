@@ -24,7 +24,7 @@ INTERNAL = {  # public names that are not called with what a reader types, and w
         require require_one_of require_size is_whole is_real as_real brief_value is_of_kind
         kinds_of check_kind check_numbers check_limit check_arguments is_count check_seal
         check_same check_mixture check_sizes check_state check_channels class_numbers
-        check_labels check_card_sizes check_card check_answer check_sent seems_finite
+        check_labels check_card_sizes check_card check_answer check_sent seems_finite is_finite
         check_generator check_batch without_variance check_tensors check_data check_recipe
         check_trainable check_resume check_state_tensors check_fit check_float_pictures
         check_features check_moments check_clouds check_labelled check_detour check_samplers
