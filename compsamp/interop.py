@@ -367,6 +367,8 @@ def same_time(
     return t
 
 # %% ../nbs/16_interop.ipynb #8e1f1d3c
+#| code-fold: true
+#| code-summary: "cumulative_beta: the integral of beta at the entries"
 @lru_cache(maxsize=64)
 def cumulative_beta(
     levels: tuple,  # alpha-bar of the entries
@@ -493,6 +495,8 @@ def check_prediction(
     return errors
 
 # %% ../nbs/16_interop.ipynb #conv0001
+#| code-fold: true
+#| code-summary: "clean_picture: x0 from what a scheduler is told"
 def clean_picture(
     predicts: str,  # a key of `PREDICTS`
     process: LinearSDE,  # k = 1
@@ -1013,6 +1017,8 @@ def read_clipping(
     return clips
 
 # %% ../nbs/16_interop.ipynb #218492be
+#| code-fold: true
+#| code-summary: "scheduler_grid: the times of a stock scheduler"
 @check_arguments(n=(1, 1_000_000))
 def scheduler_grid(
     scheduler,  # of diffusers
@@ -1193,6 +1199,8 @@ class ResumableWalk(NoisePredictor):
         return 1.0
 
 # %% ../nbs/16_interop.ipynb #47c381a1
+#| code-fold: true
+#| code-summary: "TorchNoise and the ends of a walk"
 @dataclass
 class TorchNoise:
     "Noise from a torch generator, or one per sample, as diffusers draws; handed out in float64."
@@ -1889,6 +1897,8 @@ def publish_class(cls):
     return cls
 
 # %% ../nbs/16_interop.ipynb #2e64ddaa
+#| code-fold: true
+#| code-summary: "SamplerScheduler as a class of diffusers"
 @lru_cache
 def model_class():
     "`NoiseModel`, built when it is first wanted: one of our networks as a diffusers model."
@@ -2003,6 +2013,8 @@ def ask_at(network, z, labels, classes, time):
         raise ValueError(f"network = {type(network).__name__}: {allowed}, {remedy}") from e
 
 # %% ../nbs/16_interop.ipynb #fcb53dc0
+#| code-fold: true
+#| code-summary: "to_diffusers: a network of ours for their pipelines"
 def model_config(
     denoiser: Denoiser,  # around one of our `UNet`s
 ) -> dict:

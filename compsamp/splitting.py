@@ -40,6 +40,8 @@ def drift_part(
     return drift, row @ torch.diag(f64([gamma, process.M * nu])) / 2
 
 # %% ../nbs/12_splitting.ipynb #c5e9c6e1
+#| code-fold: true
+#| code-summary: "check_word: which words and plans are spelled right"
 def check_word(
     word: str,  # letters 'A', 'B', 'O'
     plan: str,  # 't', 's' or '-' under each
@@ -188,6 +190,8 @@ def conjugate_letter(
     return conjugate_step(X, W, own_row, t, s)
 
 # %% ../nbs/12_splitting.ipynb #ca01aa27
+#| code-fold: true
+#| code-summary: "check_splitting: settings that a word does not use"
 def check_splitting(
     sampler,  # a `Splitting`
 ):
@@ -204,6 +208,8 @@ def check_splitting(
         require(used, name, value, f"{usual}, or conjugate=True")
 
 # %% ../nbs/12_splitting.ipynb #51c930e3
+#| code-fold: true
+#| code-summary: "Splitting: the whole class; look at prepare and step"
 @check_arguments
 @dataclass(frozen=True)
 class Splitting(Sampler):

@@ -178,6 +178,15 @@ def make_offline(site: Path):
         page.write_text(finished(page.read_text(encoding="utf-8"), up), encoding="utf-8")
 
 
+def breakable(table_cell: re.Match) -> str:
+    "A cell of a table whose code may break behind the signs that part a row's settings."
+
+    def marked(code: re.Match) -> str:
+        return code[1] + re.sub(r"(?<=[@:,/~])(?=[^<])", "<wbr>", code[2]) + code[3]
+
+    return re.sub(r"(<code[^>]*>)([^<]*)(</code>)", marked, table_cell[0])
+
+
 def finished(
     html: str,  # a page as smalldocs leaves it
     up: str,  # the way from it to the site's root
@@ -188,6 +197,7 @@ def finished(
     script = f'<script src="{up}site_libs/offline.js"></script>'
     skip = f'<a class="skip-link" href="#{MAIN}">Skip to the page</a>'
     html = html.replace(KATEX, f"{up}site_libs/katex").replace("</head>", f"{script}</head>", 1)
+    html = re.sub(r"<td\b[^>]*>.*?</td>", breakable, html, flags=re.DOTALL)
     html = html.replace(f'id="{MAIN}"', f'id="{MAIN}" tabindex="-1"', 1)
     return re.sub(r"<body[^>]*>", lambda body: body[0] + skip, html, count=1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from marked import replaced
 
-from compsamp.lab.claims import claims_ledger, spell_verdict
+from compsamp.lab.claims import claims_ledger, marked_verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- verdicts: written by site/verdicts.py -->", "<!-- end of the verdicts -->"
@@ -26,7 +26,7 @@ def table() -> str:
         row = next(row for row in rows if row["claim"].startswith(name))
         said = row["published"] or "no figure"
         claim = f"{row['paper']}: [{row['claim']}](nbs/{row['link']})"
-        lines.append(f"| {claim} | {said} | {row['measured']} | {spell_verdict(row)} |")
+        lines.append(f"| {claim} | {said} | {row['measured']} | {marked_verdict(row)} |")
     return "\n".join(lines) + "\n"
 
 
