@@ -503,6 +503,15 @@ def test_the_page_of_advice_on_weaker_networks():
         assert f"`{race.tuned_rows(budget)[0]}`" in advice
 
 
+def test_the_page_of_advice_on_more_noise_at_50():
+    advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
+    cells = read_results(claims.RESULTS_FOLDER / "thousand.json")["cells"]
+    full = "dpmpp2m:stochastic=1@karras,low=.03"
+    found = race.ratio_of_rows(cells, full, race.tuned_rows(50)[0], 50)
+    told = f"With 1,000 pictures `{full}` has {spelled(found)} of the distance of the row above"
+    assert f"{told}, {len(found['seeds'])} seeds." in advice and found["high"] < 1
+
+
 def test_the_page_of_advice_on_the_end_of_the_grid():
     "Without noise, on a grid that ends earlier; at 100 beside DDIM."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
