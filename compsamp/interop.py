@@ -49,6 +49,7 @@ from compsamp.core import (
     cast_records,
     check_arguments,
     f64,
+    is_finite,
     is_whole,
     mix,
     pick_device,
@@ -1965,8 +1966,7 @@ def check_network(
     right = isinstance(answer, Tensor) and answer.shape == z.shape
     allowed = f"a tensor of shape {tuple(z.shape)}"
     require(right, "answer", tuple(getattr(answer, "shape", ())), allowed)
-    finite = bool(torch.isfinite(answer).all())
-    require(finite, "answer", "NaN or infinity", "finite numbers")
+    require(is_finite(answer), "answer", "NaN or infinity", "finite numbers")
     same = torch.equal(answer, ask(500.5))
     require(same, "answer", "differs when asked twice", "a function of its input alone")
     rounds = torch.equal(ask(500.0), answer) and not torch.equal(ask(900.0), answer)

@@ -25,6 +25,7 @@ from compsamp.core import (
     check_arguments,
     check_seal,
     f64,
+    is_finite,
     pick_device,
     require,
     to_uint8,
@@ -80,7 +81,7 @@ def check_float_pictures(
     x: Tensor,  # floats `(N, 1, H, W)`
 ):
     "ValueError unless floats may be pictures in [-1, 1]; a sampler's overshoot is allowed."
-    require(bool(torch.isfinite(x).all()), "x", "NaN or infinity", "finite pictures")
+    require(is_finite(x), "x", "NaN or infinity", "finite pictures")
     low, high = (x.min().item(), x.max().item()) if x.numel() else (-1.0, 1.0)
     seen = f"shape {tuple(x.shape)}, values from {low:.4g} to {high:.4g}"
     allowed = "floats in [-1, 1] where black is -1, or uint8 grey levels"
@@ -122,7 +123,7 @@ def check_features(
     is_set = isinstance(feats, Tensor) and feats.dim() == 2 and len(feats) > 1
     shape = tuple(getattr(feats, "shape", ()))
     require(is_set, name, shape, "a tensor of shape (n, d), n > 1")
-    require(bool(torch.isfinite(feats).all()), name, "NaN or infinity", "finite values")
+    require(is_finite(feats), name, "NaN or infinity", "finite values")
     largest = float(feats.detach().double().abs().max())
     require(largest <= 1e60, name, f"values up to {largest:.3g}", "values of at most 1e60")
     return f64(feats.detach())
@@ -148,7 +149,7 @@ def check_moments(
     for key, array, shape in (("mean", mean, (d,)), ("cov", cov, (d, d))):
         name = f'reference["{key}"]'
         require(array.shape == shape, name, tuple(array.shape), f"shape {shape}")
-        require(bool(torch.isfinite(array).all()), name, "NaN or infinity", "finite values")
+        require(is_finite(array), name, "NaN or infinity", "finite values")
         largest = float(array.abs().max())
         require(largest <= 1e120, name, f"values up to {largest:.3g}", "values of at most 1e120")
     require(torch.allclose(cov, cov.mT), 'reference["cov"]', "not symmetric", "a covariance")

@@ -20,6 +20,7 @@ from compsamp.core import (
     brief_value,
     check_arguments,
     f64,
+    is_finite,
     require,
 )
 from .forward import LinearSDE, NoisePredictor
@@ -38,8 +39,7 @@ def check_mixture(
     require(covs.shape == (n, d, d), "covs", tuple(covs.shape), f"shape {(n, d, d)}")
     require(weights.shape == (n,), "weights", tuple(weights.shape), f"shape {(n,)}")
     for name, array in dict(means=means, covs=covs, weights=weights).items():
-        finite = bool(torch.isfinite(array).all())
-        require(finite, name, array.flatten()[:4].tolist(), "finite numbers")
+        require(is_finite(array), name, array.flatten()[:4].tolist(), "finite numbers")
     require(bool((weights > 0).all()), "weights", weights.tolist(), f"{n} positive numbers")
     rounding = 1e-12 * float(covs.abs().max())
     symmetric = torch.allclose(covs, covs.mT, rtol=1e-9, atol=rounding)
@@ -152,7 +152,7 @@ def component_laws(
     size = process.k * mixture.d
     lognorm = mixture.weights.log() - logdet.sum(-1) / 2 - size / 2 * math.log(2 * math.pi)
     allowed = "a time at which the state has a density: a block without noise has none"
-    require(bool(torch.isfinite(lognorm).all()), "t", t.tolist(), allowed)
+    require(is_finite(lognorm), "t", t.tolist(), allowed)
     own_basis = torch.einsum("nd,nde->ne", mixture.means, mixture.eigenvectors)
     return mu * own_basis, precision, lognorm
 
@@ -215,8 +215,7 @@ class ExactDenoiser(NoisePredictor):
         deviation = rotated.unflatten(-1, mixture.means.shape) - centre
         pull = (precision * deviation.unsqueeze(-4)).sum(-3)
         logp = lognorm - (deviation * pull).sum((1, 3)) / 2
-        finite = bool(torch.isfinite(logp).all())
-        require(finite, "z", "NaN, infinite or too large to square", "finite numbers")
+        require(is_finite(logp), "z", "NaN, infinite or too large to square", "finite numbers")
         return logp, pull
 
     def log_prob(

@@ -36,6 +36,7 @@ from compsamp.core import (
     check_arguments,
     check_seal,
     is_count,
+    is_finite,
     is_real,
     mix,
     per_sample,
@@ -954,7 +955,7 @@ def read_tensors(
     lacks = [name for name in names or () if name not in held]
     allowed = f"a file with all tensors of the network; it lacks {lacks[:4]}"
     require(not lacks, "weights", str(path), allowed)
-    bad = [name for name, value in held.items() if not bool(torch.isfinite(value).all())]
+    bad = [name for name, value in held.items() if not is_finite(value)]
     require(not bad, "weights", str(path), f"finite numbers; these are not: {bad[:4]}")
     return held
 

@@ -14,7 +14,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .core import LARGEST, affine, check_arguments, f64, mix, records, require, require_size
+from compsamp.core import (
+    LARGEST,
+    affine,
+    check_arguments,
+    f64,
+    is_finite,
+    mix,
+    records,
+    require,
+    require_size,
+)
 from .forward import LinearSDE, NoisePredictor, cholesky, ordered_times
 from .sampling import Sampler, check_grid, drift_terms
 from .training import Epsilon
@@ -31,7 +41,7 @@ def drift_and_diffusion(
     shapes = tuple(D.shape), tuple(Q.shape), tuple(S.shape)
     require(D.dim() == 2 and len(set(shapes)) == 1, "D, Q, S", shapes, "three k x k matrices")
     is_diagonal = torch.equal(D, torch.diag(D.diagonal())) and bool((D.diagonal() >= 0).all())
-    is_diagonal = is_diagonal and bool(torch.isfinite(D).all())
+    is_diagonal = is_diagonal and is_finite(D)
     require(is_diagonal, "D", D.tolist(), "diagonal, no entry below 0")
     require(torch.equal(Q, -Q.mT), "Q", Q.tolist(), "antisymmetric, Q = -Q'")
     is_positive = torch.equal(S, S.mT) and bool((torch.linalg.eigvalsh(S) > 0).all())
@@ -218,8 +228,7 @@ def reference_flow(
         F, _, E = drift_terms(process, f64([u]))
         state = torch.from_numpy(flat_state).reshape(z.shape)
         eps = denoiser.eps(state.to(z.device, z.dtype), u).double().cpu()
-        is_finite = bool(torch.isfinite(eps).all())
-        require(is_finite, "eps", "NaN or infinity", "finite numbers", FloatingPointError)
+        require(is_finite(eps), "eps", "NaN or infinity", "finite numbers", FloatingPointError)
         return affine(F[0], state, E[0] / 2, eps).flatten().numpy()
 
     start = z.double().cpu().flatten().numpy()

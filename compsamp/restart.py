@@ -21,6 +21,7 @@ from compsamp.core import (
     check_arguments,
     f64,
     is_count,
+    is_finite,
     is_whole,
     require,
 )
@@ -74,7 +75,7 @@ def snap(
 ) -> int:
     "Index of the grid point nearest to t_min; ValueError if the interval leaves the grid."
     main = f64(main, "main")
-    is_grid = main.dim() == 1 and len(main) >= 1 and bool(torch.isfinite(main).all())
+    is_grid = main.dim() == 1 and len(main) >= 1 and is_finite(main)
     require(is_grid, "main", brief_value(main), "falling times, (N,)")
     low, high = float(main[-1]), float(main[0])
     inside = low * (1 - 1e-9) <= interval.t_min <= high

@@ -39,6 +39,7 @@ from compsamp.core import (
     check_arguments,
     f64,
     is_count,
+    is_finite,
     is_whole,
     mix,
     records,
@@ -703,8 +704,7 @@ def require_memory(
 def require_finite(x: Tensor) -> Tensor:
     "The samples; FloatingPointError if they hold NaN or infinity."
     allowed = "finite samples: the network or the step blew up"
-    finite = bool(torch.isfinite(x).all())
-    require(finite, "x", "NaN or infinity", allowed, FloatingPointError)
+    require(is_finite(x), "x", "NaN or infinity", allowed, FloatingPointError)
     return x
 
 

@@ -37,6 +37,7 @@ from compsamp.core import (
     check_arguments,
     check_output,
     is_count,
+    is_finite,
     mix,
     per_sample,
     pick_device,
@@ -695,7 +696,7 @@ def save_run(trainer: Trainer, folder: Path, **more):
     state = networks.inner_network(trainer.ema_net).state_dict()
     parts = {"weights": state, "resume": run_state(trainer)}
     for tensors in parts.values():
-        bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+        bad = [name for name, value in tensors.items() if not is_finite(value)]
         if bad:
             what = f"weights = {bad[0]} is not finite at step {trainer.done}: nothing saved"
             raise FloatingPointError(f"{what}; {trainer.kept()}")

@@ -894,10 +894,9 @@ def test_no_thread_of_a_group_outlives_it(gloo):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in /proc")
-@pytest.mark.parametrize("steps, ended", [("16", ("0 []", 0)), ("24", ("1 []", -9))])
-def test_no_thread_of_a_training_outlives_it(gloo, tmp_path, steps, ended):
+@pytest.mark.parametrize("steps, last_word, code_of_other", [(16, "0 []", 0), (24, "1 []", -9)])
+def test_no_thread_of_a_training_outlives_it(gloo, tmp_path, steps, last_word, code_of_other):
     "Neither where it ends well nor where the other process is killed."
-    last_word, code_of_other = ended
     processes = start(TRAIN_AND_LEAVE, *SMALL, "--steps", steps, "--out", tmp_path / "a")
     codes, said = end(processes)
     assert codes == [0, code_of_other]

@@ -566,4 +566,4 @@ def ledger_table(rows: list) -> str:
             claim = f"[{row['claim']}]({row['link']})"
             found = f"{row['measured']}{other_words(row)} | {row.get('n') or ''}"
             lines.append(f"| {claim} | {said} | {found} | {marked_verdict(row)} |")
-    return "\n".join(lines)
+    return "\n".join(lines[1:])

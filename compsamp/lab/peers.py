@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .. import experiment, networks, sampling, zoo
-from ..core import Noise, check_arguments, require, stream
+from ..core import Noise, check_arguments, is_finite, require, stream
 from ..forward import LinearSDE, NoisePredictor, discrete_betas, discrete_times
 from ..zoo import SamplingSpec
 
@@ -355,8 +355,7 @@ def draw_row(
         pictures.append(draw_peer(at, spec, nfe, count, seed, first))
         calls = at.nfe - before
     x = torch.cat(pictures)
-    finite = bool(torch.isfinite(x).all())
-    require(finite, "x", "NaN or infinity", f"finite samples from {row}", FloatingPointError)
+    require(is_finite(x), "x", "NaN or infinity", f"finite samples from {row}", FloatingPointError)
     return sampling.Samples(x, calls, time.perf_counter() - began, [])
 
 

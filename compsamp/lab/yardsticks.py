@@ -29,7 +29,15 @@ from torch import Tensor
 
 import compsamp
 from .. import metrics
-from ..core import LARGEST_INT, atomic, blocks, check_arguments, f64, require
+from compsamp.core import (
+    LARGEST_INT,
+    atomic,
+    blocks,
+    check_arguments,
+    f64,
+    is_finite,
+    require,
+)
 from ..experiment import Results
 from ..forward import VP, LinearSDE, NoisePredictor
 from ..mixtures import block_inverse, remembered, state_scale
@@ -80,8 +88,7 @@ class PictureMixture:
         )
         for name, (array, shape) in sizes.items():
             require(array.shape == shape, name, tuple(array.shape), f"shape {shape}")
-            finite = bool(torch.isfinite(array).all())
-            require(finite, name, array.flatten()[:4].tolist(), "finite numbers")
+            require(is_finite(array), name, array.flatten()[:4].tolist(), "finite numbers")
         require(r < D < d, "factors", (r, D, d), "a rank below the subspace's, below d")
         require(math.prod(self.shape) == d, "shape", self.shape, f"{d} numbers")
         for name, array in dict(inside=self.inside, weights=weights).items():
@@ -207,7 +214,7 @@ def picture_laws(mixture: PictureMixture, process: LinearSDE, t) -> dict:
     volume = volume + process.k * len(mixture.centre) * math.log(2 * math.pi)
     lognorm = mixture.weights.log() - volume / 2
     allowed = "a time at which the state has a density"
-    require(bool(torch.isfinite(lognorm).all()), "t", t.tolist(), allowed)
+    require(is_finite(lognorm), "t", t.tolist(), allowed)
     axes, inside, outside = precision.split([precision.shape[-1] - 2, 1, 1], -1)
     law = dict(mu=mu, inside=inside[..., 0], outside=outside[..., 0, 0], lognorm=lognorm)
     return law | dict(surplus=axes - inside)  # what an axis of W has beyond the subspace
@@ -288,7 +295,7 @@ class PictureDenoiser(NoisePredictor):
         square = (along * pull).sum((1, 3)) + (law["inside"] * products).sum((1, 2))
         square = square + (law["outside"] * outside).sum((1, 2))[:, None]
         logp = law["lognorm"] - square / 2
-        require(bool(torch.isfinite(logp).all()), "z", "NaN or too large", "finite numbers")
+        require(is_finite(logp), "z", "NaN or too large", "finite numbers")
         return logp, (law, inner, outer, pull)
 
     def log_prob(self, z: Tensor, t) -> Tensor:
@@ -602,8 +609,7 @@ def check_pairs(a, b, level: float) -> tuple:
     a, b = f64(a, "a"), f64(b, "b")
     same = a.dim() == 1 and a.shape == b.shape and len(a) >= 2
     require(same, "a, b", (tuple(a.shape), tuple(b.shape)), "the same 2 or more seeds in both")
-    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
-    require(finite, "a, b", "NaN or infinity", "finite numbers")
+    require(is_finite(a) and is_finite(b), "a, b", "NaN or infinity", "finite numbers")
     require(0 < level < 1, "level", level, "in (0, 1)")
     return a, b
 
