@@ -178,11 +178,15 @@ def make_offline(site: Path):
         page.write_text(finished(page.read_text(encoding="utf-8"), up), encoding="utf-8")
 
 
+# Behind a sign that parts settings or words, and before the dot of an attribute (not of a number).
+BREAKS = re.compile(r"(?<=[@:,/~(_])(?=[^<])|(?<=\w)(?=\.[A-Za-z_])")
+
+
 def breakable(table_cell: re.Match) -> str:
-    "A cell of a table whose code may break behind the signs that part a row's settings."
+    "A cell of a table whose code may break where a reader would break it."
 
     def marked(code: re.Match) -> str:
-        return code[1] + re.sub(r"(?<=[@:,/~])(?=[^<])", "<wbr>", code[2]) + code[3]
+        return code[1] + BREAKS.sub("<wbr>", code[2]) + code[3]
 
     return re.sub(r"(<code[^>]*>)([^<]*)(</code>)", marked, table_cell[0])
 

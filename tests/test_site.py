@@ -416,3 +416,19 @@ def test_search_without_a_server(site, browser):
         assert not folder.wrong, folder.wrong
     finally:
         folder.page.close()
+
+
+@pytest.mark.parametrize(
+    "code, broken",
+    [
+        ("dpmpp2m:stochastic=.5@karras", "dpmpp2m:<wbr>stochastic=.5@<wbr>karras"),
+        ("edm@karras,low=0.05/0.06", "edm@<wbr>karras,<wbr>low=0.05/<wbr>0.06"),
+        ("process.rho", "process<wbr>.rho"),
+        ("0.5", "0.5"),
+    ],
+)
+def test_a_name_in_a_table_breaks_between_its_settings(code, broken):
+    "And nowhere else: not within a number, not outside code."
+    cell = f"<td><code>{code}</code> a/b, c</td>"
+    expected = f"<td><code>{broken}</code> a/b, c</td>"
+    assert expected in build.finished(f"<body>{cell}</body>", "")
