@@ -860,13 +860,14 @@ def transfer_x0(process: LinearSDE, times: Tensor) -> dict:
     return by_noise | by_picture | noise
 
 
-def step_and_noise(denoiser: NoisePredictor, z: Tensor, r) -> tuple:
-    "`plain_step`, and the eps that it was made with, for a memory."
+def step_and_noise(denoiser: NoisePredictor, z: Tensor, r, more: float = 0.0) -> tuple:
+    "`plain_step` in which eps counts 1 + more times, and that eps, for a memory."
     if goes_by_noise(denoiser, r):
         e = denoiser.eps(z, r.t)
-        return affine(r.a, z, r.b, e), e
+        return affine(r.a, z, r.b * (1 + more), e), e
     x = denoiser.x0(z, r.t)
-    return affine(r.keep, z, r.gain, x), affine(r.u, z, r.v, x)
+    e = affine(r.u, z, r.v, x)
+    return affine(r.keep, z, r.gain, x).add_(e, alpha=r.b * more), e
 
 # %% ../nbs/07_sampling.ipynb #14583d4e
 ADAMS = (
@@ -889,14 +890,13 @@ class PNDM(Sampler):
         return records(**transfer_x0(process, times))
 
     def step(self, denoiser, z, r, draw, memory):
-        "One evaluation; the memory is the last four."
-        z, newest = step_and_noise(denoiser, z, r)
-        past = (newest, *(memory or ()))[:4]
-        first, *others = ADAMS[len(past) - 1]
-        change = (first - 1) * newest  # of the answer held still, to the mixed one
-        for weight, old in zip(others, past[1:]):
-            change.add_(old, alpha=weight)
-        return z.add_(change, alpha=r.b), past
+        "One evaluation; the memory is the last three before it."
+        past = (memory or ())[:3]
+        first, *others = ADAMS[len(past)]
+        z, newest = step_and_noise(denoiser, z, r, first - 1)
+        for weight, old in zip(others, past):
+            z.add_(old, alpha=r.b * weight)
+        return z, (newest, *past)
 
 # %% ../nbs/07_sampling.ipynb #10f5c862
 #| code-fold: true
@@ -948,10 +948,10 @@ class DEIS2(Sampler):
 
     def step(self, denoiser, z, r, draw, memory):
         "One evaluation; the memory is the last one."
-        z, e = step_and_noise(denoiser, z, r)
-        if memory is not None:
-            z.add_(e - memory, alpha=r.b * r.w)
-        return z, e
+        if memory is None:
+            return step_and_noise(denoiser, z, r)
+        z, e = step_and_noise(denoiser, z, r, r.w)
+        return z.sub_(memory, alpha=r.b * r.w), e
 
 # %% ../nbs/07_sampling.ipynb #090c9e2b
 @dataclass(frozen=True)
