@@ -274,6 +274,8 @@ class ScalarSDE(LinearSDE):
         return self.psi(t, s)[..., None, None], self.var(t, s)[..., None, None]
 
 # %% ../nbs/01_forward.ipynb #8a42e11b
+#| code-fold: true
+#| code-summary: "BetaSDE: the table's first two rows, from beta and its integral"
 class BetaSDE(ScalarSDE):
     "dx = -beta(t)/2 x dt + sqrt(beta(t)) dw: variance preserving, whatever the rate beta."
 
@@ -404,6 +406,8 @@ class CosineVP(BetaSDE):
         return torch.atan(tan_between) / self.pace
 
 # %% ../nbs/01_forward.ipynb #7a28a945
+#| code-fold: true
+#| code-summary: "DriftFree (f = 0) and VE; EDM, below, shows the pattern"
 class DriftFree(ScalarSDE):
     "dx = g(t) dw: the picture stays, noise piles up."
 

@@ -206,6 +206,8 @@ class SSCS(Sampler):
 PSLD_SAMPLERS = {"sscs": SSCS}
 
 # %% ../nbs/10_psld.ipynb #20069634
+#| code-fold: true
+#| code-summary: "reference_flow: solve_ivp around the network"
 @check_arguments(z=float, method=("RK45", "RK23", "DOP853"))
 @torch.no_grad()
 def reference_flow(

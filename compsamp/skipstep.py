@@ -30,6 +30,8 @@ from .sampling import check_grid, identity_blocks, transfer
 from .training import Epsilon, draw_times, perturb_on_device
 
 # %% ../nbs/09_skipstep.ipynb #e25157c9
+#| code-fold: true
+#| code-summary: "Skip: the time one skip earlier, and c of Eq. 4"
 @check_arguments(skip=(1, 10**9), steps=(2, 10**9))
 @dataclass(frozen=True)
 class Skip:
@@ -103,6 +105,8 @@ def kappa(
     return torch.where(look_back.on(t)[..., None, None], factor, identity)
 
 # %% ../nbs/09_skipstep.ipynb #cc998178
+#| code-fold: true
+#| code-summary: "SkipStep: the loss in all three variants"
 @check_arguments
 @dataclass(frozen=True)
 class SkipStep(Epsilon):
@@ -222,6 +226,8 @@ def coupled_pair(
     return z_t, noise, z_r, r, step, A
 
 # %% ../nbs/09_skipstep.ipynb #41500032
+#| code-fold: true
+#| code-summary: "encode: DDIM backwards; slerp and unevenness, for later"
 @check_arguments(x=float)
 @torch.no_grad()
 def encode(

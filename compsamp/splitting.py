@@ -93,6 +93,8 @@ def share_of_step(
     return t + (s - t) * turn / turns, t + (s - t) * (turn + 1) / turns
 
 # %% ../nbs/12_splitting.ipynb #a37827d0
+#| code-fold: true
+#| code-summary: "euler_letter, noise_letter, compose_letters: the letters as matrices"
 def euler_letter(
     process: PSLD,
     name: str,  # 'A' or 'B'
@@ -159,6 +161,8 @@ def compose_letters(
     return a, b
 
 # %% ../nbs/12_splitting.ipynb #ac0e4032
+#| code-fold: true
+#| code-summary: "conjugate_letter: a letter by chapter 11"
 def conjugate_letter(
     process: PSLD,
     name: str,  # 'A' or 'B'

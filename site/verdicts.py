@@ -13,7 +13,7 @@ CHOSEN = (  # the ones a reader would not have guessed
     "RVV over NVV at 50",
     "CVV with v held, λ tuned, over RVV at 50",
     "2M with Restart below 2M at 20",
-    "under guidance (weights 2, 4, 8) Heun with Restart",
+    "Heun with Restart below Heun at 35 (the paper",
     "premise: from 20 evaluations on, noise",
 )
 

@@ -99,6 +99,26 @@ def test_cells(path):
             assert len(imports) in (0, len(body)), f"an import cell only imports: {source[:80]}"
 
 
+def bare_tables(source: str) -> list[str]:
+    "Tables that a cell makes and gives to nobody: bare calls before its last statement."
+    bare = [node.value for node in ast.parse(source).body[:-1] if isinstance(node, ast.Expr)]
+    names = [ast.unparse(node.func) for node in bare if isinstance(node, ast.Call)]
+    return [name for name in names if name == "Markdown" or name.endswith("table")]
+
+
+@every
+def test_every_table_made_is_shown(path):
+    for cell in cells(path, "code"):
+        if not re.search(r"(?m)^\s*[%!]", cell["source"]):
+            shown = ["text/markdown" in output.get("data", {}) for output in cell["outputs"]]
+            assert len(bare_tables(cell["source"])) <= sum(shown), cell["id"]
+
+
+def test_a_bare_table_is_seen():
+    assert bare_tables("table(head, rows)\nprint(1)") == ["table"]
+    assert not bare_tables("display(table(head, rows))\nprint(1)\ntable(head, rows)")
+
+
 @course
 def test_chapter_has_exercises_and_pictures(path):
     code = cells(path, "code")

@@ -512,6 +512,22 @@ def test_the_page_of_advice_on_more_noise_at_50():
     assert f"{told}, {len(found['seeds'])} seeds." in advice and found["high"] < 1
 
 
+@pytest.mark.parametrize("budget, most", [(20, 3), (50, 2.5)])
+def test_a_thousand_pictures_come_near_real_ones(budget, most):
+    "In floors, the distance of as many real pictures; and chapter 15 shows the table."
+    held = read_results(claims.RESULTS_FOLDER / "thousand.json")
+    by_row = {}
+    for cell in held["cells"]:
+        if cell["budget"] == budget:
+            by_row.setdefault(cell["row"], []).append(cell["frechet"])
+    row, values = min(by_row.items(), key=lambda pair: np.mean(pair[1]))
+    floors = np.mean(values) / held["floor"]
+    assert held["setup"]["n"] == 1000 and len(values) >= 10
+    assert 1 < floors <= most
+    page = (ROOT / "nbs" / "15_choose.ipynb").read_text(encoding="utf-8")
+    assert f"{len(values)} | {floors:.1f} |" in page, row
+
+
 def test_the_page_of_advice_on_the_end_of_the_grid():
     "Without noise, on a grid that ends earlier; at 100 beside DDIM."
     advice = (ROOT / "nbs" / "choose.qmd").read_text(encoding="utf-8")
@@ -613,6 +629,14 @@ def test_a_chapter_shows_what_the_ledger_says_now(name):
     (cell,) = (c for c in notebook["cells"] if asks in "".join(c["source"]))
     saved = ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell["outputs"]]
     assert claims.page_verdicts(f"{name}.ipynb") in saved
+
+
+def test_the_page_on_solvers_shows_what_the_ledger_says_now():
+    page = json.loads((ROOT / "nbs" / "lab_solvers.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in page["cells"] for output in cell.get("outputs", ())]
+    saved = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
+    rows = [row for row in claims.claims_ledger()[0] if row["network"] or row["exact"]]
+    assert len(rows) > 20 and claims.yardstick_table(rows) in saved
 
 
 def test_few_seeds_and_unpublished_methods_stay_open():

@@ -207,10 +207,13 @@ def compare_lower(claim: dict, files: dict) -> dict:
 
 
 def percent_lower(*ratios: float) -> list:
-    "Ratios as signed whole per cent below 1, with a decimal where all would round to 0."
+    "Ratios as signed per cent below 1; as few decimals as tell the ends from 0 and from another."
     gains = [100 * (1 - ratio) for ratio in ratios]
-    digits = int(max(abs(gain) for gain in gains) < 0.5)
-    texts = [f"{gain:+z.{digits}f}" for gain in gains]
+    for digits in range(3):
+        texts = [f"{gain:+z.{digits}f}" for gain in gains]
+        ends = [float(text) for text in texts[1:] or texts]
+        if all(ends) and len(set(ends)) == len(ends):
+            break
     return [text if float(text) else text[1:] for text in texts]
 
 
@@ -372,6 +375,9 @@ def verdict_alone(claim: dict, found: dict) -> str:
     verdict = judge_ratio(interval, 1 - claim["gain"] / 100)
     if found.get("near_floor") and interval.low <= 1 and verdict != "reproduced":
         return "open"  # raw distances near the floor understate an effect
+    short = claim.get("range", False) and interval.low > 1 - claim["gain"] / 100
+    if short and verdict == "reproduced":
+        return "partly"  # less than the least that was published
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
 
 
@@ -475,10 +481,13 @@ def spell_yardstick(found: dict | None) -> str:
     if not found or found["ratio"] is None:
         return ""
     ends = (found["low"], found["high"])
-    interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if None not in ends else ""
+    whole = None not in ends
+    touches = whole and any(f"{end:.2f}" == "1.00" for end in ends)  # by rounding alone
+    digits = 3 if touches else 2
+    interval = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if whole else ""
     near = ", near the floor" if found.get("near_floor") else ""
     pairs = ", pairs" if found.get("column") == "distance" else ""
-    return f"{found['ratio']:.2f}{interval}{pairs}{near}: {found['verdict']}"
+    return f"{found['ratio']:.{digits}f}{interval}{pairs}{near}: {found['verdict']}"
 
 
 def yardstick_table(rows: list) -> str:
