@@ -431,9 +431,9 @@ def option_type(annotation) -> tuple:
 
 
 def command_parser(name: str, function) -> argparse.ArgumentParser:
-    """The command line of a function: its signature, its comments and the first line of its
+    """The command line of a function: its signature, its comments and the first paragraph of its
     docstring."""
-    first = (function.__doc__ or "").strip().split("\n")[0]
+    first = " ".join((function.__doc__ or "").split("\n\n")[0].split())
     parser = argparse.ArgumentParser(name, description=first.replace("%", "%%"), allow_abbrev=False)
     comments = parameter_comments(function)
     for parameter in inspect.signature(function).parameters.values():

@@ -652,6 +652,8 @@ def check_labels(labels, network, device):
         return None
     classes = getattr(network, "classes", 0)
     allowed = "None: this network was trained without labels"
+    if isinstance(getattr(network, "conditions", None), dict):
+        allowed += " or was wrapped without conditions="
     shown = labels.tolist() if isinstance(labels, Tensor) else labels
     require(bool(classes), "labels", shown if len(str(shown)) <= 60 else str(shown)[:60], allowed)
     return class_numbers(labels, classes).to(device)

@@ -1199,3 +1199,13 @@ def test_what_a_wrapper_adds_is_not_exported_without_it(wrap, tmp_path):
         with pytest.raises(TypeError, match=r"denoiser = .*: a Denoiser itself"):
             interop.export_pretrained(tmp_path / "x", odd)
     assert not (tmp_path / "x").exists()
+
+
+def test_labels_without_conditions_are_explained():
+    "A network with labels, wrapped without them, is not one that was trained without."
+    wrapped = interop.wrap(lambda z, t, y: 0.1 * z, VP(), "eps", (1, 4, 4))
+    with pytest.raises(ValueError, match="wrapped without conditions="):
+        wrapped.bind(labels=torch.tensor([1, 2]))
+    own = Denoiser(networks.UNet(width=8, classes=0), VP(), (1, 28, 28))
+    with pytest.raises(ValueError, match="trained without labels$"):
+        own.bind(labels=torch.tensor([1, 2]))

@@ -230,3 +230,10 @@ def test_the_commands_of_a_results_file_would_go_on_with_it(path):
         network = "network" if name == "compsamp_race" else "checkpoint"
         wanted = setup.get("network") or setup.get("checkpoint")
         assert not wanted or said.get(network, "fashion-vp") == wanted, line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_is_whole_sentences(name):
+    "All of the docstring's first paragraph, over however many lines."
+    description = command_parser(name, COMMANDS[name]).description.strip()
+    assert description.endswith(".") and "\n" not in description
