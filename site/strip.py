@@ -13,8 +13,12 @@ from compsamp.sampling import DPMpp2M, grid, sample
 
 OUT = Path(__file__).parent / "images/strip.png"
 STAGES = (0, 8, 11, 12, 13, 14, 16)  # of 20 states on the way; the picture itself comes last
-ROWS = {"fashion-vp": [9, 3], "emoji": [1, 0]}  # the classes of the runs seen on their way
-ENDS = {"fashion-vp": [*range(10)] * 2, "emoji": [0, 1, 8, 7, 0, 1, 1, 7, 0, 8] * 2}
+ROWS = {  # the classes of the runs seen on their way
+    "fashion-vp": ["Boot", "Dress"],
+    "emoji": ["animal-bird", "face-smiling"],
+}
+EMOJI = ["face-smiling", "heart", "person-role", "person-gesture", "plant-other"]
+EMOJI += ["food-fruit", "time", "person-sport", "country-flag", "zodiac"]
 SIDE, SCALE, GAP = 32, 3, 12
 
 
@@ -28,7 +32,9 @@ def runs(name: str) -> tuple:
     "Stages of two runs of a network, row by row, and the ends of twenty more."
     denoiser = compsamp.load(name, amp=None)
     times = grid(denoiser.process, 20, "karras")
-    labels = torch.tensor([*ROWS[name], *ENDS[name]])
+    kinds = [label.split(": ")[-1] for label in denoiser.card["labels"]]
+    asked = [*ROWS[name], *2 * (EMOJI if name == "emoji" else kinds)]
+    labels = torch.tensor([kinds.index(kind) for kind in asked])
     out = sample(DPMpp2M(), denoiser, times, n=len(labels), seed=1, labels=labels, trace=True)
     shown = len(ROWS[name])
     columns = [coloured(out.trace[i][:shown].clamp(-2, 2) / 2) for i in STAGES]
