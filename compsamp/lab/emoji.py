@@ -137,6 +137,8 @@ def save_training(
         np.savez_compressed(file, images=pictures[rows], labels=labels[rows])
 
 # %% ../../nbs/lab_emoji.ipynb #30c916aa
+#| code-fold: true
+#| code-summary: "save_reference, emoji_features: what measuring needs"
 EMOJI_FILE = Path(networks.__file__).parent / "data/emoji.npz"
 DIRECTIONS = 16
 
