@@ -890,13 +890,13 @@ class PNDM(Sampler):
         return records(**transfer_x0(process, times))
 
     def step(self, denoiser, z, r, draw, memory):
-        "One evaluation; the memory is the last three before it."
-        past = (memory or ())[:3]
+        "One evaluation; the memory is the last three."
+        past = memory or ()
         first, *others = ADAMS[len(past)]
         z, newest = step_and_noise(denoiser, z, r, first - 1)
         for weight, old in zip(others, past):
             z.add_(old, alpha=r.b * weight)
-        return z, (newest, *past)
+        return z, (newest, *past)[:3]
 
 # %% ../nbs/07_sampling.ipynb #10f5c862
 #| code-fold: true

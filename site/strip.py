@@ -17,8 +17,20 @@ ROWS = {  # the classes of the runs seen on their way
     "fashion-vp": ["Boot", "Dress"],
     "emoji": ["animal-bird", "face-smiling"],
 }
-EMOJI = ["face-smiling", "heart", "person-role", "person-gesture", "plant-other"]
-EMOJI += ["food-fruit", "time", "person-sport", "country-flag", "zodiac"]
+ENDS = {  # the classes of which two more are seen ended; garments: all
+    "emoji": [
+        "face-smiling",
+        "heart",
+        "person-role",
+        "person-gesture",
+        "plant-other",
+        "food-fruit",
+        "time",
+        "person-sport",
+        "country-flag",
+        "zodiac",
+    ],
+}
 SIDE, SCALE, GAP = 32, 3, 12
 
 
@@ -33,7 +45,8 @@ def runs(name: str) -> tuple:
     denoiser = compsamp.load(name, amp=None)
     times = grid(denoiser.process, 20, "karras")
     kinds = [label.split(": ")[-1] for label in denoiser.card["labels"]]
-    asked = [*ROWS[name], *2 * (EMOJI if name == "emoji" else kinds)]
+    ends = ENDS.get(name, kinds)
+    asked = [*ROWS[name], *ends, *ends]
     labels = torch.tensor([kinds.index(kind) for kind in asked])
     out = sample(DPMpp2M(), denoiser, times, n=len(labels), seed=1, labels=labels, trace=True)
     shown = len(ROWS[name])

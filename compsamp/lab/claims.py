@@ -3,11 +3,12 @@
 # %% auto #0
 __all__ = ['RESULTS_FOLDER', 'CLAIMS_FILE', 'KINDS', 'OWN_WORDS', 'YARDSTICKS', 'YARDSTICK_WORDS', 'MARKS', 'read_claims',
            'value_fits', 'select_cells', 'spread_seeds', 'key_entry', 'best_setting', 'above_floor', 'side_values',
-           'pair_by_seed', 'both_sides', 'lowest_mean', 'floor_of', 'far_enough', 'compare_lower', 'percent_lower',
-           'measure_pairs', 'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors', 'compare_falls',
-           'reasons_for_open', 'verdict_of', 'verdict_alone', 'known_floor', 'cells_with_floor', 'judge_claim',
-           'yardstick_file', 'direction_on', 'claims_ledger', 'spell_yardstick', 'yardstick_table', 'page_verdicts',
-           'only_on_pictures', 'spell_verdict', 'marked_verdict', 'verdict_table', 'other_words', 'ledger_table']
+           'pair_by_seed', 'both_sides', 'lowest_mean', 'floor_of', 'far_enough', 'compare_lower', 'enough_decimals',
+           'percent_lower', 'measure_pairs', 'quality_curves', 'cost_to_reach', 'compare_fewer', 'spell_factors',
+           'compare_falls', 'reasons_for_open', 'verdict_of', 'verdict_alone', 'known_floor', 'cells_with_floor',
+           'judge_claim', 'yardstick_file', 'direction_on', 'claims_ledger', 'spell_yardstick', 'yardstick_table',
+           'page_verdicts', 'only_on_pictures', 'spell_verdict', 'marked_verdict', 'verdict_table', 'other_words',
+           'ledger_table']
 
 # %% ../../nbs/lab_claims.ipynb #e6512f02
 #| code-fold: true
@@ -206,14 +207,20 @@ def compare_lower(claim: dict, files: dict) -> dict:
     return found | {"near_floor": True, "measured": f"{found['measured']}, near the floor"}
 
 
+def enough_decimals(ends: list, nothing: float, least: int, most: int) -> int:
+    "The fewest decimals that tell the ends of an interval from no effect, and from each other."
+    for digits in range(least, most):
+        rounded = {round(end, digits) for end in ends}
+        if nothing not in rounded and len(rounded) == len(ends):
+            return digits
+    return most
+
+
 def percent_lower(*ratios: float) -> list:
-    "Ratios as signed per cent below 1; as few decimals as tell the ends from 0 and from another."
+    "Ratios as signed per cent below 1: of a value alone, or of a value and the interval's ends."
     gains = [100 * (1 - ratio) for ratio in ratios]
-    for digits in range(3):
-        texts = [f"{gain:+z.{digits}f}" for gain in gains]
-        ends = [float(text) for text in texts[1:] or texts]
-        if all(ends) and len(set(ends)) == len(ends):
-            break
+    digits = enough_decimals(gains[1:] or gains, 0, least=0, most=2)
+    texts = [f"{gain:+z.{digits}f}" for gain in gains]
     return [text if float(text) else text[1:] for text in texts]
 
 
@@ -372,11 +379,11 @@ def verdict_alone(claim: dict, found: dict) -> str:
     share = 1 - allowed / 100  # so much worse still counts as equal
     ends = (share * found[name] for name in ("ratio", "low", "high"))
     interval = Interval(*ends, found["seeds"])
-    verdict = judge_ratio(interval, 1 - claim["gain"] / 100)
+    claimed = 1 - claim["gain"] / 100
+    verdict = judge_ratio(interval, claimed)
     if found.get("near_floor") and interval.low <= 1 and verdict != "reproduced":
         return "open"  # raw distances near the floor understate an effect
-    short = claim.get("range", False) and interval.low > 1 - claim["gain"] / 100
-    if short and verdict == "reproduced":
+    if verdict == "reproduced" and claim.get("range") and interval.low > claimed:
         return "partly"  # less than the least that was published
     return OWN_WORDS.get(verdict, verdict) if claim.get("own") else verdict
 
@@ -480,11 +487,10 @@ def spell_yardstick(found: dict | None) -> str:
     "A ratio with its interval and verdict; nothing where nothing was measured."
     if not found or found["ratio"] is None:
         return ""
-    ends = (found["low"], found["high"])
-    whole = None not in ends
-    touches = whole and any(f"{end:.2f}" == "1.00" for end in ends)  # by rounding alone
-    digits = 3 if touches else 2
-    interval = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if whole else ""
+    ends = [found[name] for name in ("low", "high") if found[name] is not None]
+    digits = enough_decimals(ends, 1, least=2, most=3)
+    told = " to ".join(f"{end:.{digits}f}" for end in ends)
+    interval = f" ({told})" if ends else ""
     near = ", near the floor" if found.get("near_floor") else ""
     pairs = ", pairs" if found.get("column") == "distance" else ""
     return f"{found['ratio']:.{digits}f}{interval}{pairs}{near}: {found['verdict']}"
